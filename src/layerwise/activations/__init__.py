@@ -1,0 +1,1 @@
+"""Activations: poolers, collection in one pass, the on-disk store. A plain library."""

@@ -1,0 +1,1 @@
+"""Statistics and similarity: pure functions of arrays, each exists once, here."""

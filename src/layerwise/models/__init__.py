@@ -1,0 +1,1 @@
+"""Models: loading, catalogue, sites, taps. A plain library."""

@@ -1,0 +1,1 @@
+"""Probes: estimators, fast solvers, neural and online probes, evaluation, controls. A plain library."""
