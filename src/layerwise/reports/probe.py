@@ -1,0 +1,93 @@
+"""The charts of a probe run, from its tables and scores."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
+
+from layerwise.reports.charts import Chart, HeatMap, Histogram, LineChart, Series
+
+CONTROLS = {"shuffled": "shuffled labels", "random_twin": "random-weight twin", "control_task": "control task"}
+
+
+def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], title: str) -> LineChart:
+    """Cross-validated score by layer, a line for each kind of site and pooler, its controls in grey.
+
+    ``table`` has the columns name, layer, pooler, score, low, high and any of ``CONTROLS``; rows without a layer are left out.
+    """
+    known = table.dropna(subset=["layer"]).sort_values("layer")
+    several = known.groupby(["name", "pooler"]).ngroups > 1
+    series: list[Series] = []
+    for (name, pooler), rows in known.groupby(["name", "pooler"], sort=False):
+        layers = rows["layer"].astype(int).tolist()
+        series.append(
+            Series(f"{name}, {pooler}", layers, rows["score"].tolist(), rows["low"].tolist(), rows["high"].tolist(), text=rows["site"].tolist())
+        )
+        if not several:
+            for column, label in CONTROLS.items():
+                if column in rows and rows[column].notna().any():
+                    series.append(Series(label, layers, rows[column].tolist(), muted=True))
+    return LineChart(title, "layer", f"cross-validated {metric}", series, levels)
+
+
+def layer_pooler_map(table: pd.DataFrame, metric: str, title: str) -> HeatMap | None:
+    """Score of every site against every pooler; None where there is only one pooler."""
+    matrix = table.pivot_table(index="site", columns="pooler", values="score", sort=False)
+    if matrix.shape[1] < 2:
+        return None
+    return HeatMap(title, "pooler", "site", [str(c) for c in matrix.columns], [str(i) for i in matrix.index], matrix.to_numpy(), metric)
+
+
+def confusion(matrix: np.ndarray, label_names: tuple[str, ...]) -> HeatMap:
+    """Counts of true (rows) against predicted (columns) classes on the test set."""
+    return HeatMap("Confusion on the test set", "predicted", "true", label_names, label_names, np.asarray(matrix, dtype=int), "items")
+
+
+def binary_charts(y: np.ndarray, probability: np.ndarray, label_names: tuple[str, ...], threshold: float) -> dict[str, Chart]:
+    """ROC, reliability and score histogram of a two-class probe on the test set; ``probability`` is of the second class."""
+    false_rate, true_rate, _ = roc_curve(y, probability)
+    observed, claimed = calibration_curve(y, probability, n_bins=min(10, max(2, len(y) // 10)), strategy="quantile")
+    diagonal = Series("chance", [0, 1], [0, 1], muted=True)
+    ideal = Series("perfectly calibrated", [0, 1], [0, 1], muted=True)
+    groups = {label_names[k]: probability[y == k] for k in (0, 1)}
+    return {
+        "roc": LineChart("ROC on the test set", "false positive rate", "true positive rate", [Series("probe", false_rate, true_rate), diagonal]),
+        "calibration": LineChart("Calibration on the test set", "claimed probability", "observed share", [Series("probe", claimed, observed), ideal]),
+        "scores": Histogram(f"Probability of “{label_names[1]}” on the test set", "probability", groups, {"threshold": threshold}),
+    }
+
+
+def regression_chart(y: np.ndarray, prediction: np.ndarray) -> LineChart:
+    """Predicted against true targets, averaged in ten equally filled bins, with the spread of the predictions as a band."""
+    bins = pd.qcut(y, 10, duplicates="drop")
+    grouped = pd.DataFrame({"y": y, "prediction": prediction}).groupby(bins, observed=True)
+    mean, spread = grouped.mean(), grouped["prediction"].std().fillna(0.0)
+    level = mean["prediction"]
+    line = Series("probe", mean["y"].tolist(), level.tolist(), (level - spread).tolist(), (level + spread).tolist())
+    ends = [float(np.min(y)), float(np.max(y))]
+    return LineChart("Prediction against target on the test set", "target", "prediction", [line, Series("perfect", ends, ends, muted=True)])
+
+
+def learning_curve(table: pd.DataFrame, metric: str) -> LineChart:
+    """Score against the number of training items; ``table`` has the columns size, mean, low, high."""
+    line = Series("probe", *(cast("list[float]", table[column].tolist()) for column in ("size", "mean", "low", "high")))
+    return LineChart("Learning curve", "training items", metric, [line], x_scale="log")
+
+
+def transfer_maps(table: pd.DataFrame, metric: str, layer: int | None) -> dict[str, HeatMap]:
+    """Train-on by test-on scores and cosines of the directions at one layer; columns train, test, layer, score, cosine."""
+    rows = table[table["layer"] == layer] if layer is not None else table
+    where = f" at layer {layer}" if layer is not None else ""
+    maps = {}
+    for column, title, span in (("score", f"Transfer{where}", None), ("cosine", f"Cosine of the directions{where}", (-1.0, 1.0))):
+        matrix = rows.pivot_table(index="train", columns="test", values=column, sort=False)
+        if matrix.size:
+            names = [str(name) for name in matrix.index], [str(name) for name in matrix.columns]
+            maps[f"transfer_{column}"] = HeatMap(
+                title, "tested on", "trained on", names[1], names[0], matrix.to_numpy(), metric if column == "score" else "cosine", span
+            )
+    return maps
