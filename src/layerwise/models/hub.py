@@ -1,0 +1,95 @@
+"""The Hugging Face hub and what transformers says when something is missing, told in our own words."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants, errors, hf_hub_download
+from safetensors import SafetensorError
+
+from layerwise.errors import UserError, nearest
+from layerwise.models.catalogue import CATALOGUE
+
+WAYS = (
+    "A model is named by an alias ("
+    + ", ".join(list(CATALOGUE)[:4])
+    + ", …), a hub id (owner/name), a folder, a .gguf file, a wheel, runs:/… or models:/…."
+)
+
+
+def offline() -> bool:
+    """True where the hub's host has no address from here: asking anyway would take half a minute of retries."""
+    if constants.HF_HUB_OFFLINE:
+        return True
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False
+    url = urlparse(constants.ENDPOINT)
+    try:
+        socket.getaddrinfo(url.hostname, url.port or 443)
+    except OSError:
+        return True
+    return False
+
+
+def hub_file(repository: str, name: str, revision: str | None) -> str:
+    """The local copy of one file of a hub repository, downloaded where it is not in the hub's cache."""
+    with explain_loading(f"{repository}/{name}"):
+        return hf_hub_download(repository, name, revision=revision, local_files_only=offline())
+
+
+@contextmanager
+def explain_loading(name: str) -> Iterator[None]:
+    """Turn what transformers and the hub raise for a missing, closed or broken model into a UserError naming it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name} does not fit into the device's memory.\nTry model.dtype=bfloat16, model.quantization=4bit or model.device=cpu."
+        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError, TypeError, RuntimeError) as error:
+        raise UserError(_explanation(name, error)) from error
+
+
+def _explanation(name: str, error: Exception) -> str:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    text = " ".join(str(error).split())
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    alias = nearest(name, CATALOGUE)
+    if caused_by(errors.GatedRepoError):
+        return (
+            f"{name} is gated: its owner gives access on request.\n"
+            f"Ask on https://huggingface.co/{name} and set HF_TOKEN in the environment."
+        )
+    if caused_by(errors.RevisionNotFoundError):
+        return f"{name} has no such revision on the hub: check model.revision (a branch, tag or commit)."
+    if caused_by(errors.RepositoryNotFoundError):
+        return f"no model {name!r} on the hub, or it is private (then set HF_TOKEN in the environment).{alias}\n{WAYS}"
+    if (
+        caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+        or "couldn't connect" in text
+        or "local_files_only" in text
+    ):
+        return (
+            f"{name!r} is no alias and no local path, and the hub cannot be reached to look for it; it is not in the hub's cache either.{alias}\n"
+            f"{WAYS}\nsmollm2 needs the package index only."
+        )
+    if "trust_remote_code" in text:
+        return (
+            f"{name} comes with Python code of its own, which does not run unless you say so.\n"
+            "Read that code, then set model.trust_remote_code to true."
+        )
+    if isinstance(error, SafetensorError) or "safetensor" in text.lower():
+        return f"the weights of {name} are damaged or cut short: {text[:200]}\nCopy or download them again."
+    return f"{name} cannot be loaded: {text[:300]}"
