@@ -1,0 +1,231 @@
+"""Architecture resolution: from a transformers model to its stacks of blocks and the port of every site.
+
+In this order: find the stacks (lists of blocks), pick the layout of the family or, for an unknown one, the layouts
+whose modules its blocks have, and place a port for every site that exists. Nothing runs here; that what was placed is
+true is checked with real numbers in :mod:`layerwise.models.verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from layerwise.models.layouts import (
+    BART,
+    BERT,
+    DISTILBERT,
+    ESM,
+    FINAL_NORMS,
+    GEMMA2,
+    KNOWN,
+    KNOWN_ENCODER_DECODER,
+    MODERNBERT,
+    MPT,
+    OLMO2,
+    OPT,
+    Layout,
+    pre_norm,
+)
+from layerwise.models.ports import Port
+
+INSIDE_ATTENTION = ("q", "k", "v", "pattern")
+
+# Names that blocks of unknown families give their parts, tried in this order.
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+OUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "Wo", "proj", "o")
+MLPS = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "moe")
+DOWN_PROJECTIONS = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "Wo", "out_proj")
+MIDDLE_NORMS = (
+    "pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "norm_2", "norm2", "mlp_norm", "ffn_norm", "ln2",
+    "final_layer_norm",
+)  # fmt: skip
+ROUTERS = ("gate", "router")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One column of blocks: ``prefix`` is '' or, in an encoder-decoder, 'encoder.' or 'decoder.'."""
+
+    prefix: str
+    path: str  # of the list of blocks, from the model's root
+    n_layers: int
+    width: int
+    n_heads: int
+    n_kv_heads: int
+    layout: Layout
+    plain_output: bool = True  # its blocks return the residual alone, not a tuple that holds it first
+
+    def block(self, layer: int) -> str:
+        return f"{self.path}.{layer}"
+
+
+def body_of(module: nn.Module) -> nn.Module:
+    """The model without its head: transformers' base model, else the module itself."""
+    return getattr(module, "base_model", module)
+
+
+def path_of(module: nn.Module, part: nn.Module) -> str:
+    """The path of a part from the model's root."""
+    return next(path for path, candidate in module.named_modules() if candidate is part)
+
+
+def find_stacks(module: nn.Module) -> list[Stack]:
+    """The stacks of blocks of a transformers model, their layouts not chosen yet; empty where none is found."""
+    config = module.config
+    if getattr(config, "is_encoder_decoder", False):
+        body = body_of(module)
+        parts = [("encoder.", body.encoder), ("decoder.", body.decoder)] if hasattr(body, "encoder") else []
+    else:
+        parts = [("", body_of(module))]
+    found = [_stack(module, prefix, part) for prefix, part in parts]
+    return [stack for stack in found if stack is not None]
+
+
+def _stack(root: nn.Module, prefix: str, part: nn.Module) -> Stack | None:
+    """The longest list of blocks of one class; the outermost where several are equally long."""
+    lists = [
+        (path, blocks)
+        for path, blocks in part.named_modules()
+        if isinstance(blocks, nn.ModuleList) and len(blocks) and len({type(block) for block in blocks}) == 1
+    ]
+    if not lists:
+        return None
+    path, blocks = max(lists, key=lambda item: (len(item[1]), -item[0].count(".")))
+    config = getattr(part, "config", root.config)
+    heads = _first(config, f"{prefix[:-1]}_attention_heads" if prefix else "", "num_attention_heads", "num_heads") or 1
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if config.model_type == "falcon":  # its own three ways of sharing keys and values
+        kv_heads = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
+    root_path = path_of(root, part)
+    return Stack(
+        prefix=prefix,
+        path=f"{root_path}.{path}" if root_path else path,
+        n_layers=len(blocks),
+        width=_first(config, "hidden_size", "d_model") or 0,
+        n_heads=heads,
+        n_kv_heads=kv_heads,
+        layout=Layout("block"),
+    )
+
+
+def _first(config: Any, *names: str) -> int | None:
+    return next((value for name in names if name and isinstance(value := getattr(config, name, None), int)), None)
+
+
+def known_layouts(module: nn.Module, stacks: list[Stack]) -> list[Stack] | None:
+    """The stacks with the layouts of the model's family; None for an unknown family."""
+    config = module.config
+    if getattr(config, "is_encoder_decoder", False):
+        pair = KNOWN_ENCODER_DECODER.get(config.model_type)
+        return [replace(stack, layout=layout) for stack, layout in zip(stacks, pair, strict=True)] if pair else None
+    entry = KNOWN.get(config.model_type)
+    if entry is None:
+        return None
+    layout = entry if isinstance(entry, Layout) else entry(config)
+    return [replace(stack, layout=layout) for stack in stacks]
+
+
+def guessed_layouts(block: nn.Module) -> Iterator[Layout]:
+    """Layouts an unknown block may follow, the likeliest first: those of known families it has every module of, then
+    one put together from the names its parts usually have, its residual sequential or parallel."""
+    for layout in (OLMO2, GEMMA2, BERT, ESM, DISTILBERT, MODERNBERT, MPT, OPT, BART):
+        own = [path for name, path in layout.sites.items() if not name.startswith(("cross", "resid_cross"))]
+        if all(_has(block, path) for path in own):
+            yield layout
+    attention, mlp = _present(block, ATTENTIONS), _present(block, MLPS)
+    if not attention or not mlp:
+        return
+    out = _present(block.get_submodule(attention), OUT_PROJECTIONS)
+    down = _present(block.get_submodule(mlp), DOWN_PROJECTIONS)
+    router = _present(block.get_submodule(mlp), ROUTERS)
+    more = {"router": f"{mlp}.{router}"} if router else {}
+    norm = _present(block, MIDDLE_NORMS)
+    if norm:
+        yield pre_norm(attention, out, mlp, down, norm, **more)
+    yield pre_norm(attention, out, mlp, down, **more)
+
+
+def _present(block: nn.Module, names: tuple[str, ...]) -> str:
+    return next((name for name in names if isinstance(getattr(block, name, None), nn.Module)), "")
+
+
+def _has(block: nn.Module, path: str) -> bool:
+    """Whether a block has the module of ``module.input`` or ``module``."""
+    name = path.removesuffix(".input").removesuffix(".output")
+    try:
+        block.get_submodule(name)
+    except AttributeError:
+        return False
+    return not name.endswith(".")
+
+
+def place_ports(module: nn.Module, stacks: list[Stack]) -> dict[str, Port]:
+    """The port of every site, under canonical names like ``resid_post.5`` or ``encoder.z.0``, in the order they run."""
+    ports: dict[str, Port] = {}
+    for stack in stacks:
+        prefix, width = stack.prefix, stack.width
+        ports[f"{prefix}embed"] = Port(stack.block(0), "input", width=width)
+        for layer in range(stack.n_layers):
+            block = module.get_submodule(stack.block(layer))
+            ports[f"{prefix}resid_pre.{layer}"] = Port(stack.block(layer), "input", width=width)
+            for name, port in _block_ports(module, stack, stack.block(layer), block):
+                # Only a decoder has cross-attention, so its sites need no prefix.
+                site = f"{name}.{layer}" if "cross" in name else f"{prefix}{name}.{layer}"
+                ports[site] = port
+            ports[f"{prefix}resid_post.{layer}"] = Port(stack.block(layer), "output", width=width)
+        parent = stack.path.rpartition(".")[0]
+        norm = _present(module.get_submodule(parent), FINAL_NORMS)
+        if norm:
+            ports[f"{prefix}final_norm"] = Port(f"{parent}.{norm}" if parent else norm, "output", width=width)
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    if head is not None:
+        ports["logits"] = Port("", "output", width=module.config.vocab_size)
+    return ports
+
+
+def _block_ports(root: nn.Module, stack: Stack, path: str, block: nn.Module) -> Iterator[tuple[str, Port]]:
+    """The ports inside one block: those of its layout whose modules it has."""
+    scale = float(getattr(root.config, "residual_multiplier", 1.0))
+    for name, place in stack.layout.sites.items():
+        if not _has(block, place):
+            continue
+        where, _, side = place.rpartition(".")
+        if name in ("attention", "cross_attention"):
+            kind = "cross_" if name.startswith("cross") else ""
+            yield from _attention_ports(stack, f"{path}.{place}", kind, block.get_submodule(place))
+        elif name == "router":
+            router = block.get_submodule(place)
+            experts = _first(root.config, "num_local_experts", "num_experts", "n_routed_experts")
+            plain = isinstance(router, nn.Linear)
+            yield (
+                name,
+                Port(f"{path}.{place}", "output" if plain else "inside", "" if plain else "router", width=experts),
+            )
+        else:
+            part = block.get_submodule(where)
+            added = name.endswith(("attn_out", "mlp_out"))
+            yield (
+                name,
+                Port(
+                    f"{path}.{where}",
+                    "input" if side == "input" else "output",
+                    heads=stack.n_heads if name.endswith("z") else 0,
+                    scale=scale if added else 1.0,
+                    shared=side == "input" and name.startswith("resid"),
+                    changed=name in stack.layout.changed,
+                    width=_in_features(part) if name in ("z", "cross_z", "mlp_post") else stack.width,
+                ),
+            )
+
+
+def _attention_ports(stack: Stack, path: str, kind: str, attention: nn.Module) -> Iterator[tuple[str, Port]]:
+    for name in INSIDE_ATTENTION:
+        yield f"{kind}{name}", Port(path, "inside", name)
+
+
+def _in_features(part: nn.Module) -> int | None:
+    """The size of what a linear layer takes in; transformers' Conv1D calls it ``nx``."""
+    return getattr(part, "in_features", None) or getattr(part, "nx", None)
