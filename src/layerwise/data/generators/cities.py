@@ -1,6 +1,6 @@
 """True and false statements about which country a city is in, after Marks & Tegmark, "The Geometry of Truth" (2023).
 
-Countries come in pairs of neighbours with equally many cities, and a false statement names the other country of the pair. So
+Countries come in pairs, of one continent and with equally many cities, and a false statement names the other country. So
 within a pair every word stands in as many true as false statements: counting words cannot tell them apart, on any choice of
 pairs. A pair is a group: no city and no country is both in training and in test data.
 """
@@ -16,7 +16,7 @@ LABELS = ("false", "true")
 
 
 def cities(negated: bool = False) -> TextDataset:
-    """ "The city of Paris is in France.", 732 statements on 366 cities, half of them true.
+    """ "The city of Paris is in France.", 700 statements on 350 cities, half of them true.
 
     Args:
         negated: "The city of Paris is not in France." instead, with the labels that then hold.

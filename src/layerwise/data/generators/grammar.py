@@ -1,0 +1,64 @@
+"""Three grammatical contrasts over one small lexicon: tense, number of the subject, subject-verb agreement.
+
+A row of the lexicon has two nouns, two verbs and a preposition of its own and is a group, so no noun and no verb is both in
+training and in test data: what a probe learns must be the feature, not the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from layerwise.data.dataset import TextDataset
+from layerwise.data.generators.tables import listed, read_table
+from layerwise.errors import unknown
+
+FORMS = ("singular", "plural")
+LABELS = {"tense": ("past", "present"), "number": FORMS, "agreement": ("ungrammatical", "grammatical")}
+
+
+def grammar(variety: str = "tense") -> TextDataset:
+    """ "The teacher near the nurses walked.": 640 sentences on one contrast, half of each class.
+
+    Every sentence has a second noun of either number between subject and verb, so the noun next to the verb decides nothing.
+
+    Args:
+        variety: ``tense`` (past or present), ``number`` (of the subject, verbs in the past or future, which show no number), or
+            ``agreement`` (whether subject and verb agree).
+    """
+    if variety not in LABELS:
+        raise unknown("variety of grammar", variety, LABELS)
+    texts, labels, groups = [], [], []
+    for row, entry in enumerate(read_table("grammar")):
+        for text, label in _sentences(variety, entry):
+            texts.append(text)
+            labels.append(label)
+            groups.append(row)
+    return TextDataset(
+        name=f"grammar:{variety}",
+        texts=tuple(texts), labels=np.array(labels), task="classification", label_names=LABELS[variety],
+        groups=np.array(groups),
+        source="Layerwise, written by hand", licence="Apache-2.0",
+    )  # fmt: skip
+
+
+def _sentences(variety: str, entry: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Sentence and class id, every combination of the row's words once."""
+    nouns = [noun.split("/") for noun in listed(entry["nouns"])]
+    verbs = [verb.split("/") for verb in listed(entry["verbs"])]
+    for (subject, other), (third_person, base, past), number, near in product(
+        (nouns, nouns[::-1]), verbs, (0, 1), (0, 1)
+    ):
+        start = f"The {subject[number]} {entry['prepositions']} the {other[near]}"
+        present = (third_person, base)
+        if variety == "tense":
+            yield f"{start} {past}.", 0
+            yield f"{start} {present[number]}.", 1
+        elif variety == "agreement":
+            yield f"{start} {present[1 - number]}.", 0
+            yield f"{start} {present[number]}.", 1
+        else:
+            yield f"{start} {past}.", number
+            yield f"{start} will {base}.", number
