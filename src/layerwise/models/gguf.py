@@ -5,10 +5,13 @@ transformers unpacks the weights; what is repaired here is what its tokenizer co
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +25,14 @@ from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedTokeni
 from layerwise.errors import UserError
 from layerwise.files import atomic_folder, cache_folder, digest
 from layerwise.models import wheels
-from layerwise.models.auto import model_class
+from layerwise.models.auto import model_class, refuse_missing
 from layerwise.models.catalogue import WheelSource
 from layerwise.models.quiet import quiet_transformers
+
+# What transformers and gguf raise for bytes they cannot make sense of.
+_UNREADABLE = (
+    ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, EOFError, struct.error
+)  # fmt: skip
 
 CONVERSION = 1  # raised whenever the same file would be converted differently
 RECORD = "layerwise.json"
@@ -93,19 +101,23 @@ def convert(gguf: Path, folder: Path) -> None:
     print(f"Unpacking {gguf.name} to float32 safetensors, once.", file=sys.stderr, flush=True)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _bar_on_terminal_only():
             config = AutoConfig.from_pretrained(**where)
             tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = model_class(config).from_pretrained(
-                **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            model, report = model_class(config).from_pretrained(
+                **where,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
             )
             metadata = _metadata(gguf)
-    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{gguf.name} cannot be unpacked: {reason[0][:300] if reason else type(error).__name__}\n"
             "The file may be cut short, or its architecture unknown to this version of transformers."
         ) from error
+    refuse_missing(gguf.name, model, report["missing_keys"])
     _repair(tokenizer, metadata)
     model.config.__dict__.pop(
         "_model_name_or_path", None
@@ -113,6 +125,16 @@ def convert(gguf: Path, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _bar_on_terminal_only() -> Iterator[None]:
+    """transformers draws a bar while it unpacks, with no setting for it; in a log file it would be one endless line."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def _metadata(gguf: Path) -> dict[str, Any]:

@@ -90,6 +90,8 @@ def _explanation(name: str, error: Exception) -> str:
             f"{name} comes with Python code of its own, which does not run unless you say so.\n"
             "Read that code, then set model.trust_remote_code to true."
         )
+    if "no file named" in text:
+        return f"{name} holds no weights: no model.safetensors beside its config.json.\nrandom_init loads it with random weights."
     if isinstance(error, SafetensorError) or "safetensor" in text.lower():
         return f"the weights of {name} are damaged or cut short: {text[:200]}\nCopy or download them again."
     return f"{name} cannot be loaded: {text[:300]}"

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, Pretrain
 from transformers.utils import is_bitsandbytes_available
 
 from layerwise.errors import UserError
-from layerwise.models.auto import model_class
+from layerwise.models.auto import model_class, refuse_missing
 from layerwise.models.chat import chat_frame
 from layerwise.models.config import ModelConfig
 from layerwise.models.hub import explain_loading, offline
@@ -106,20 +106,8 @@ def _trained(config: ModelConfig, source: Source, device: torch.device) -> nn.Mo
     module, report = model_class(architecture).from_pretrained(
         source.location, config=architecture, output_loading_info=True, **options
     )
-    _refuse_missing(config.name, module, report["missing_keys"])
+    refuse_missing(config.name, module, report["missing_keys"])
     return module
-
-
-def _refuse_missing(name: str, module: Any, missing: Any) -> None:
-    """transformers fills weights that a checkpoint lacks with random ones; in the body that would make every result noise."""
-    headed = module.base_model is not module
-    body = sorted(key for key in missing if not headed or key.startswith(module.base_model_prefix + "."))
-    body = [key for key in body if ".pooler." not in f".{key}"]  # BERT's, unused by every site
-    if body:
-        raise UserError(
-            f"{name} lacks {len(body)} of the weights its configuration asks for, {body[0]} for one.\n"
-            "The files are incomplete, or config.json belongs to another model."
-        )
 
 
 def _random(config: ModelConfig, source: Source) -> nn.Module:

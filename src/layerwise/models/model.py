@@ -143,8 +143,8 @@ class LanguageModel:
         """True where a token sees those after it (BERT, T5's encoder alone): found out by changing the last of three."""
         if self.is_encoder_decoder:
             return False
-        last = min(7, self.vocabulary_size - 1)
-        ids = torch.tensor([[1, 2, 3], [1, 2, last]], device=self.device)
+        middle, last = self.vocabulary_size // 2, self.vocabulary_size - 1
+        ids = torch.tensor([[0, middle, 0], [0, middle, last]], device=self.device)
         was_training = self.module.training
         self.module.eval()
         with torch.no_grad():

