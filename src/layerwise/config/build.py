@@ -224,10 +224,12 @@ def _from_text(text: str, by_kind: Mapping[str, type], path: str, source: str) -
     """What a bare text stands for: a kind's name, a kind's own notation (its ``parse``), or the field its ``shorthand`` names."""
     head, colon, rest = text.partition(":")
     only = next(iter(by_kind.values())) if len(by_kind) == 1 else by_kind.get(head)
+    notation = next((item for item in (only, *by_kind.values()) if hasattr(item, "parse")), None)
+    if notation is not None and (only is None or only is notation):
+        base = _called(notation.parse, path, text)
+        return type(base), base, []
     if only is None:
         raise unknown(path, head, by_kind)
-    if hasattr(only, "parse"):
-        return only, _called(only.parse, path, text), []
     shorthand = getattr(only, "shorthand", None)
     if len(by_kind) == 1 and shorthand:
         return only, MISSING, [Layer({shorthand: Text(text)}, source)]

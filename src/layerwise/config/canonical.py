@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 def _plain_item(value: Any) -> Any:
     """In a list, a sub-config with nothing but defaults is the name of its kind: ``mean,last`` rather than two mappings."""
     if dataclasses.is_dataclass(value) and hasattr(type(value), "kind") and not _has_notation(value):
-        fields = fields_of(type(value))
+        fields = fields_of(value.__class__)
         if all(getattr(value, name) == field.default for name, field in fields.items()):
             return kind_of(type(value))
     return plain(value)

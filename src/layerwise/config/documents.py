@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -26,9 +26,11 @@ _NUMBERS_AND_WORDS = (
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), "<"),
 )  # fmt: skip
 
+_NO_RESOLVERS: dict[Any, Any] = {}
+
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers = _NO_RESOLVERS.copy()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -43,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers = _NO_RESOLVERS.copy()
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

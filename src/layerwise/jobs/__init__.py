@@ -1,1 +1,38 @@
-"""One module per entry point: a frozen config dataclass and ``run(config, tracker)``, read like a recipe."""
+"""The jobs: one module per entry point, with its config ``<Name>Config`` and ``run(config, tracker)``.
+
+Nothing is imported until a job is asked for, so that the list of jobs and ``--help`` come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class JobEntry:
+    """Where a job lives, and what it does in a line."""
+
+    module: str
+    summary: str
+
+    def config_class(self, name: str) -> type:
+        """The job's config dataclass: ``ProbeConfig`` for ``probe``."""
+        found: type = getattr(import_module(self.module), f"{name.title().replace('_', '')}Config")
+        return found
+
+    def run(self) -> Callable[[Any, Any], None]:
+        """The job itself: ``run(config, tracker)``."""
+        function: Callable[[Any, Any], None] = import_module(self.module).run
+        return function
+
+
+JOBS: dict[str, JobEntry] = {
+    "prepare": JobEntry("layerwise.jobs.prepare", "write a dataset, split and cleaned, to a folder with a data card"),
+    "extract": JobEntry("layerwise.jobs.extract", "fill the store with activations of a model on a dataset"),
+    "probe": JobEntry(
+        "layerwise.jobs.probe", "find in which layer a model knows something: a probe per site, with its controls"
+    ),
+}

@@ -1,0 +1,151 @@
+"""How a job ends, whatever happens: its run FINISHED, FAILED with the reason, or KILLED; a message; an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from layerwise.config import flatten
+from layerwise.errors import UserError
+from layerwise.tracking.secrets import redacted
+
+if TYPE_CHECKING:
+    from layerwise.tracking.run import Tracker
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """A signal asked the process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Job:
+    """One command, from its first line to its exit code.
+
+    ``work`` is called with this object and calls ``track`` once it has a config. What it raises decides the ending:
+    UserError → FAILED, the message alone on stderr, code 2; Stopped → KILLED, code 128 + the signal's number; anything else is a
+    defect → FAILED, a traceback, code 1. A run that ``mlflow run`` made is ended even when there was no config yet.
+    """
+
+    def __init__(self, debug: bool) -> None:
+        self.debug = debug
+        self.tracker: Tracker | None = None
+
+    def track(self, name: str, config: Any, force: bool) -> Tracker:
+        """The tracker of this job; connects to the tracking server. Raises UserError where it does not answer."""
+        from layerwise.tracking.models import TRACKED, register
+        from layerwise.tracking.run import Tracker
+        from layerwise.tracking.server import connect
+
+        self.tracker = Tracker(connect(), name, config, force=force)
+        if any(value.startswith(TRACKED) for value in flatten(config).values()):
+            register()
+        return self.tracker
+
+    def execute(self, work: Callable[[Job], None]) -> int:
+        """Do the work and end the run; returns the exit code."""
+        with _signals_raise():
+            try:
+                work(self)
+                self._end("FINISHED")
+                return 0
+            except Stopped as stop:
+                _ignore_signals()
+                _say(f"stopped by {stop}.")
+                self._end("KILLED")
+                return 128 + stop.number
+            except UserError as error:
+                _ignore_signals()
+                _say(f"error: {error}")
+                if self.debug:
+                    traceback.print_exc()
+                self._end("FAILED", str(error))
+                return 2
+            except Exception as error:
+                _ignore_signals()
+                if reused := _as_reused(error):
+                    return self._end_reused(*reused)
+                return self._defect(error)
+
+    def _defect(self, error: Exception) -> int:
+        print(redacted(traceback.format_exc()), file=sys.stderr, flush=True)
+        _say("this is a defect in layerwise (or a plugin), not a mistake of yours; please report the lines above.")
+        self._end("FAILED", f"{type(error).__name__}: {error}")
+        return 1
+
+    def _end(self, status: str, reason: str | None = None) -> None:
+        """End the run, if there is one: this job's own, or the one ``mlflow run`` made. A failure is recorded either way."""
+        try:
+            if self.tracker is not None:
+                if self.tracker.started or status != "KILLED":
+                    self.tracker.end(status, reason)
+                if status == "FINISHED":
+                    server = self.tracker.server
+                    print(f"recorded as run {self.tracker.run_id} in experiment {server.experiment!r}", flush=True)
+                    print(f"to look at it: {server.page_of(self.tracker.run_id)}", flush=True)
+            elif status != "FINISHED" and "MLFLOW_RUN_ID" in os.environ:
+                _end_given_run(os.environ["MLFLOW_RUN_ID"], status, reason)
+        except Exception as error:
+            _say(f"the run could not be ended as {status}: {' '.join(str(error).split())[:300]}")
+
+    def _end_reused(self, run_id: str, summary: str | None) -> int:
+        if summary:
+            print(summary, flush=True)
+        print(f"already done: run {run_id} finished this very work; --force does it again", flush=True)
+        if self.tracker is not None:
+            print(f"to look at it: {self.tracker.server.page_of(run_id)}", flush=True)
+            if self.tracker.started:
+                self.tracker.end("FINISHED")
+        return 0
+
+
+def _as_reused(error: Exception) -> tuple[str, str | None] | None:
+    from layerwise.tracking.run import Reused
+
+    return (error.run_id, error.summary) if isinstance(error, Reused) else None
+
+
+def _end_given_run(run_id: str, status: str, reason: str | None) -> None:
+    from layerwise.tracking.server import connect
+
+    client = connect().client
+    if reason is not None:
+        client.set_tag(run_id, "layerwise.error", redacted(reason)[:5000])
+    client.set_terminated(run_id, status)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Within, the first Ctrl-C, SIGTERM or hang-up raises Stopped; what was there before is put back."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _ignore_signals()
+        raise Stopped(number)
+
+    # A signal that is ignored stays so: nohup and background jobs of a script ask for that.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # also undoes the ignoring below
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say(text: str) -> None:
+    print(redacted(f"layerwise: {text}"), file=sys.stderr, flush=True)

@@ -1,0 +1,246 @@
+"""The record of one job: the only thing a job sees of MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities import DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
+from mlflow.tracking.context.registry import resolve_tags
+
+from layerwise.config import flatten, to_yaml
+from layerwise.tracking.datasets import dataset_entity
+from layerwise.tracking.fingerprint import fingerprint
+from layerwise.tracking.query import artifact_text, finished_run
+from layerwise.tracking.secrets import redacted
+from layerwise.tracking.server import Server
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerwise.data.dataset import TextDataset
+
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+SECONDS_BETWEEN_WRITES = 3.0
+_VALUE_LIMIT = 6000
+_TAG_LIMIT = 5000
+
+
+class Reused(Exception):
+    """Raised by ``Tracker.begin``: a finished run did this very work, nothing is left to do."""
+
+    def __init__(self, run_id: str, summary: str | None) -> None:
+        super().__init__(run_id)
+        self.run_id, self.summary = run_id, summary
+
+
+class Tracker:
+    """What a job writes to its MLflow run.
+
+    Under ``mlflow run`` that is the run it made. Otherwise the run is made by ``begin``, or by the first write: a job that
+    finds its work already done leaves no empty run behind.
+
+    Metrics are kept and written together, at once when some seconds have passed since the last time, and at the end.
+    """
+
+    def __init__(self, server: Server, job: str, config: Any, *, force: bool = False) -> None:
+        self.server, self.job, self.config, self.force = server, job, config, force
+        self.client = server.client
+        self.under_mlflow_run = os.environ.get("MLFLOW_RUN_ID") is not None
+        self._run_id: str | None = None
+        self._metrics: list[Metric] = []
+        self._last_write = -math.inf
+        self._lock = threading.RLock()
+        self._system_metrics: Any = None
+        if self.under_mlflow_run:
+            self._attach(os.environ["MLFLOW_RUN_ID"])
+
+    # -- the run itself
+
+    def begin(self, **identity: str) -> None:
+        """Say what this run works on (``model=model.fingerprint, data=dataset.digest()``) before the work starts.
+
+        Raises Reused, which ends the job, where a finished run has the same job, config, code and identity, unless forced.
+        """
+        mark = fingerprint(self.job, self.config, **identity)
+        found = None if self.force else finished_run(self.server, mark)
+        if found is not None:
+            self._repeat(found.info.run_id)
+        self.tags({"fingerprint": mark})
+
+    @property
+    def started(self) -> bool:
+        return self._run_id is not None
+
+    @property
+    def run_id(self) -> str:
+        if self._run_id is None:
+            run = self.client.create_run(self.server.experiment_id, tags=resolve_tags())
+            self._attach(run.info.run_id)
+        assert self._run_id is not None
+        return self._run_id
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Write what is kept and end the run as FINISHED, FAILED (with the reason as ``layerwise.error``) or KILLED."""
+        if self._system_metrics is not None:
+            self._system_metrics.finish()
+        try:
+            if error is not None:
+                self.tags({"error": error})
+            self.flush()
+        finally:
+            self.client.set_terminated(self.run_id, status)
+
+    def _attach(self, run_id: str) -> None:
+        self._run_id = run_id
+        self.tags({"job": self.job})
+        self.params(flatten(self.config))
+        self.text(redacted(to_yaml(self.config)), "config.yaml")
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1"):
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._system_metrics = SystemMetricsMonitor(run_id)
+            self._system_metrics.start()
+
+    def _repeat(self, run_id: str) -> None:
+        summary = artifact_text(self.client, run_id, "summary.txt")
+        if self.under_mlflow_run:
+            for name in self.client.get_run(run_id).data.metrics:
+                history = self.client.get_metric_history(run_id, name)
+                self._keep(
+                    Metric(name, item.value, item.timestamp, item.step) for item in history if item.model_id is None
+                )
+            if summary is not None:
+                self.text(summary, "summary.txt")
+            self.tags({"reused_from": run_id})
+        raise Reused(run_id, summary)
+
+    # -- what is recorded
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record parameters; a name the run already has (``mlflow run`` wrote its own quoted form) is left as it is."""
+        there = self.client.get_run(self.run_id).data.params
+        new = [Param(name, redacted(str(value))[:_VALUE_LIMIT]) for name, value in values.items() if name not in there]
+        for start in range(0, len(new), PARAMS_PER_CALL):
+            self.client.log_batch(self.run_id, params=new[start : start + PARAMS_PER_CALL])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags in canonical form: ``model`` becomes ``layerwise.model``. These are what queries filter by."""
+        tags = [RunTag(f"layerwise.{name}", redacted(str(value))[:_TAG_LIMIT]) for name, value in values.items()]
+        for start in range(0, len(tags), PARAMS_PER_CALL):
+            self.client.log_batch(self.run_id, tags=tags[start : start + PARAMS_PER_CALL])
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Record metrics named ``split/metric``; a stream of steps is written every few seconds."""
+        now = int(time.time() * 1000)
+        self._keep(Metric(name, float(value), now, step or 0) for name, value in values.items())
+
+    def curve(self, name: str, values: Mapping[int, float], best: str = "max", axis: str = "layer") -> None:
+        """One metric with a value per step, and its best value as ``best/name`` with its place as ``best/name_layer``.
+
+        ``best``: ``max`` or ``min``. Values that are not numbers are recorded but never the best.
+        """
+        now = int(time.time() * 1000)
+        self._keep(Metric(name, float(value), now, int(step)) for step, value in sorted(values.items()))
+        finite = {step: float(value) for step, value in sorted(values.items()) if not math.isnan(value)}
+        if finite:
+            step = (max if best == "max" else min)(finite, key=lambda step: finite[step])
+            self.metrics({f"best/{name}": finite[step], f"best/{name}_{axis}": float(step)})
+
+    def flush(self) -> None:
+        """Write the metrics that are kept."""
+        with self._lock:
+            kept, self._metrics = self._metrics, []
+            self._last_write = time.monotonic()
+        for start in range(0, len(kept), METRICS_PER_CALL):
+            self.client.log_batch(self.run_id, metrics=kept[start : start + METRICS_PER_CALL])
+
+    def dataset(self, dataset: TextDataset, role: str) -> None:
+        """Record a dataset as input of the run: name, digest, size, and its role (``train``, ``test``)."""
+        tag = InputTag("mlflow.data.context", role)
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset_entity(dataset), [tag])])
+
+    def language_model(self, model: Any) -> None:
+        """Record the language model: its name and fingerprint as tags, its parameter count, and, if made here, the lineage."""
+        from layerwise.tracking.models import logged_model_id
+
+        self.tags({"model": model.name, "model_fingerprint": model.fingerprint})
+        self.metrics({"model/parameters": float(model.num_parameters)})
+        model_id = logged_model_id(self.client, model.name)
+        if model_id is not None:
+            self.client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
+
+    def table(self, frame: pd.DataFrame, name: str) -> None:
+        """A table as ``tables/name.parquet``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.parquet"
+            frame.to_parquet(path, index=False)
+            self.file(path, "tables")
+
+    def figure(self, figure: Any, name: str) -> None:
+        """A plotly figure as ``figures/name.html``, whole without a network; a matplotlib figure as ``figures/name.png``."""
+        with tempfile.TemporaryDirectory() as folder:
+            if hasattr(figure, "write_html"):
+                path = Path(folder) / f"{name}.html"
+                figure.write_html(path, include_plotlyjs=True, full_html=True)
+            else:
+                path = Path(folder) / f"{name}.png"
+                figure.savefig(path, dpi=150, bbox_inches="tight")
+            self.file(path, "figures")
+
+    def json(self, value: Any, name: str) -> None:
+        """Plain data as ``name.json``."""
+        self.text(json.dumps(value, indent=2, ensure_ascii=False), f"{name}.json")
+
+    def text(self, text: str, name: str) -> None:
+        """Text as the artifact ``name``, its ending included."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_text(text, encoding="utf-8")
+            self.file(path, str(Path(name).parent) if "/" in name else None)
+
+    def file(self, path: Path | str, folder: str | None = None) -> None:
+        """A file or folder as an artifact, in ``folder`` of the run's artifacts where one is named."""
+        source = Path(path)
+        if source.is_dir():
+            self.client.log_artifacts(
+                self.run_id, str(source), "/".join(part for part in (folder, source.name) if part)
+            )
+        else:
+            self.client.log_artifact(self.run_id, str(source), folder)
+
+    def summary(self, text: str) -> None:
+        """What a person should read at the end: printed, and kept so that a repeated command can print it again."""
+        print(text, flush=True)
+        self.text(text, "summary.txt")
+
+    def probe(
+        self,
+        bundle: Path,
+        name: str = "probe",
+        *,
+        metrics: Mapping[str, float] | None = None,
+        dataset: TextDataset | None = None,
+    ) -> str:
+        """Log the bundle folder of a fitted probe as a servable model (text in, label and score out); returns ``models:/…``.
+
+        ``metrics`` are the model's own, measured on ``dataset``.
+        """
+        from layerwise.tracking.servable import log_probe
+
+        return log_probe(self, bundle, name, metrics or {}, dataset)
+
+    def _keep(self, metrics: Iterable[Metric]) -> None:
+        with self._lock:
+            self._metrics += metrics
+            due = time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES
+        if due:
+            self.flush()

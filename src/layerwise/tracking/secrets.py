@@ -1,0 +1,17 @@
+"""Keeping passwords and access tokens out of parameters, tags, messages and logs."""
+
+from __future__ import annotations
+
+import re
+
+_PASSWORD = re.compile(r"(\w+://)[^/@\s:]*:[^/@\s]+@")
+_TOKEN = re.compile(r"\b(hf_|ghp_|github_pat_|sk-)[A-Za-z0-9_-]{16,}")
+
+
+def redacted(text: str) -> str:
+    """``text`` without the passwords of addresses and without access tokens.
+
+    >>> redacted("postgresql://ada:secret@db/runs")
+    'postgresql://***@db/runs'
+    """
+    return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
