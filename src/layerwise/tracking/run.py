@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from layerwise.data.dataset import TextDataset
+    from layerwise.models.model import LanguageModel
 
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
@@ -168,7 +169,7 @@ class Tracker:
         tag = InputTag("mlflow.data.context", role)
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset_entity(dataset), [tag])])
 
-    def language_model(self, model: Any) -> None:
+    def language_model(self, model: LanguageModel) -> None:
         """Record the language model: its name and fingerprint as tags, its parameter count, and, if made here, the lineage."""
         from layerwise.tracking.models import logged_model_id
 
@@ -186,7 +187,14 @@ class Tracker:
             self.file(path, "tables")
 
     def figure(self, figure: Any, name: str) -> None:
-        """A plotly figure as ``figures/name.html``, whole without a network; a matplotlib figure as ``figures/name.png``."""
+        """A chart of ``reports`` drawn both ways; a plotly figure or a matplotlib figure in its own way.
+
+        ``figures/name.html`` is interactive and needs no network, ``figures/name.png`` is a picture.
+        """
+        if hasattr(figure, "plotly") and hasattr(figure, "picture"):
+            self.figure(figure.plotly(), name)
+            self.figure(figure.picture(), name)
+            return
         with tempfile.TemporaryDirectory() as folder:
             if hasattr(figure, "write_html"):
                 path = Path(folder) / f"{name}.html"
@@ -229,14 +237,16 @@ class Tracker:
         *,
         metrics: Mapping[str, float] | None = None,
         dataset: TextDataset | None = None,
+        copy_of: LanguageModel | None = None,
     ) -> str:
         """Log the bundle folder of a fitted probe as a servable model (text in, label and score out); returns ``models:/…``.
 
-        ``metrics`` are the model's own, measured on ``dataset``.
+        ``metrics`` are the model's own, measured on ``dataset``. The language model is referenced by name and fingerprint;
+        ``copy_of`` puts a copy of it beside the probe.
         """
         from layerwise.tracking.servable import log_probe
 
-        return log_probe(self, bundle, name, metrics or {}, dataset)
+        return log_probe(self, Path(bundle), name, metrics or {}, dataset, copy_of)
 
     def _keep(self, metrics: Iterable[Metric]) -> None:
         with self._lock:

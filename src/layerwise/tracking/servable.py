@@ -1,0 +1,184 @@
+"""Fitted probes as MLflow models: text in, label and score out. Also the module MLflow loads them through.
+
+MLflow is given a folder and the name of this module (``loader_module``), so nothing is pickled. The folder holds the probe's
+bundle and, when asked for, a copy of its language model; otherwise that is loaded by name and its fingerprint checked.
+
+A served probe runs in the local environment (``mlflow models serve --env-manager local``), where layerwise is installed; the
+recorded requirements pin the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from shutil import copytree
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+from layerwise.errors import UserError
+from layerwise.tracking.datasets import DIGEST_LENGTH
+from layerwise.tracking.models import local_folder, model_of_run
+from layerwise.tracking.server import connect
+
+if TYPE_CHECKING:
+    from layerwise.data.dataset import TextDataset
+    from layerwise.models.model import LanguageModel
+    from layerwise.probes.fitted import FittedProbe
+    from layerwise.tracking.run import Tracker
+
+TRUST_VARIABLE = "LAYERWISE_TRUST_REMOTE_CODE"
+_REQUIRED = ("mlflow", "torch", "transformers", "scikit-learn", "skops", "safetensors", "numpy", "pandas")
+_BUNDLE, _MODEL = "probe", "language_model"
+
+
+def log_probe(
+    tracker: Tracker,
+    bundle: Path,
+    name: str,
+    metrics: Mapping[str, float],
+    dataset: TextDataset | None,
+    language_model: LanguageModel | None,
+) -> str:
+    """Record a bundle folder as the LoggedModel ``name`` of the tracker's run; returns its ``models:/…``.
+
+    ``language_model`` is copied into it where given. ``metrics`` become the model's own, with ``dataset`` as what they were
+    measured on.
+    """
+    client, run_id = tracker.client, tracker.run_id
+    described = json.loads((bundle / "probe.json").read_text(encoding="utf-8"))
+    experiment_id = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment_id,
+        name=name,
+        source_run_id=run_id,
+        model_type="probe",
+        params={key: str(described[key]) for key in ("sites", "pooler", "task", "model_name") if key in described},
+        tags={"layerwise.model_fingerprint": str(described.get("model_fingerprint", ""))},
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            data, saved = Path(folder) / "data", Path(folder) / "model"
+            copytree(bundle, data / _BUNDLE)
+            if language_model is not None:
+                language_model.module.save_pretrained(data / _MODEL)
+                language_model.tokenizer.save_pretrained(data / _MODEL)
+            mlflow.pyfunc.save_model(
+                str(saved),
+                loader_module=__name__,
+                data_path=str(data),
+                signature=_signature(described),
+                pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
+                mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
+                metadata={"layerwise_version": version("layerwise")},
+            )
+            client.log_model_artifacts(logged.model_id, str(saved))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    now = int(time.time() * 1000)
+    on = (
+        {"dataset_name": dataset.name, "dataset_digest": dataset.digest()[:DIGEST_LENGTH]}
+        if dataset is not None
+        else {}
+    )
+    own = [
+        Metric(key, float(value), now, 0, model_id=logged.model_id, run_id=run_id, **on)
+        for key, value in metrics.items()
+    ]
+    if own:
+        client.log_batch(run_id, metrics=own)
+    return f"models:/{logged.model_id}"
+
+
+def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
+    """A probe from the tracking server with its language model: ``runs:/RUN_ID``, ``runs:/RUN_ID/probe``, ``models:/…`` or a folder.
+
+    >>> probe = load_probe("runs:/8590e2004bf14ff3967f0a072adc0c03")
+    >>> probe.predict(["The city of Paris is in France."])
+       label     score
+    0   true  0.993218
+
+    ``model``: an already loaded language model, checked by its fingerprint. Raises UserError where there is no such run or
+    probe, or the language model found is not the one the probe was fitted on.
+    """
+    name = uri.removeprefix("runs:/").strip("/")
+    if uri.startswith("runs:/") and "/" not in name:
+        server = connect()
+        try:
+            model_id = model_of_run(server.client, name)
+        except mlflow.exceptions.MlflowException:
+            raise UserError(f"no run {name!r} at {server.uri}.") from None
+        if model_id is None:
+            raise UserError(f"run {name} logged no probe.")
+        uri = f"models:/{model_id}"
+    folder = local_folder(uri) if uri.startswith(("runs:/", "models:/")) else Path(uri).expanduser()
+    return _attach(folder / "data" if (folder / "data").is_dir() else folder, model)
+
+
+class AttachedProbe:
+    """A fitted probe together with its language model.
+
+    ``probe`` is the FittedProbe (estimator, sites, pooler), ``model`` the LanguageModel; ``predict(texts)`` gives a row per text
+    with ``label`` and ``score``, ``features(texts)`` what the probe reads.
+    """
+
+    def __init__(self, probe: FittedProbe, model: LanguageModel) -> None:
+        self.probe, self.model = probe, model
+
+    def predict(self, texts: Any) -> pd.DataFrame:
+        """A row per text: its label, its score, and each class's probability where the probe has them."""
+        return self.probe.predict_frame(texts, self.model)
+
+    def features(self, texts: Any) -> dict[str, Any]:
+        """What the probe reads in each text, by site: (texts, width)."""
+        return self.probe.features(texts, self.model)
+
+
+class ServedProbe:
+    """What ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` call."""
+
+    def __init__(self, attached: AttachedProbe) -> None:
+        self.attached = attached
+
+    def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """``data``: a frame with a ``text`` column, or texts. Returns ``label`` and ``score`` per text."""
+        texts = data["text"] if isinstance(data, pd.DataFrame) else data
+        return self.attached.predict([str(text) for text in texts])[["label", "score"]]
+
+
+def _load_pyfunc(path: str) -> ServedProbe:
+    return ServedProbe(_attach(Path(path), None))
+
+
+def _attach(folder: Path, model: LanguageModel | None) -> AttachedProbe:
+    from layerwise.probes.fitted import FittedProbe
+
+    probe = FittedProbe.load(folder / _BUNDLE if (folder / _BUNDLE).is_dir() else folder)
+    if model is None:
+        # A copy is trained weights in a folder, whatever the original's name, revision or random start was.
+        copy = {"name": str(folder / _MODEL), "tokenizer": None, "revision": None, "random_init": False}
+        trusted = os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true")
+        model = probe.load_model(trust_remote_code=trusted, **(copy if (folder / _MODEL).is_dir() else {}))
+    else:
+        probe.check_model(model)
+    return AttachedProbe(probe, model)
+
+
+def _signature(described: Mapping[str, Any]) -> ModelSignature:
+    label = DataType.double if described.get("task") == "regression" else DataType.string
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "text")]),
+        outputs=Schema([ColSpec(label, "label"), ColSpec(DataType.double, "score")]),
+    )
