@@ -289,6 +289,12 @@ def test_damaged_cache_and_leftovers_of_a_kill_are_made_good(
     assert not leftover.exists()
 
 
+def test_cache_that_cannot_be_written(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERWISE_CACHE", str(tiny_gguf))
+    with pytest.raises(UserError, match=r"cannot write (.|\n)*LAYERWISE_CACHE"):
+        load_model(str(tiny_gguf))
+
+
 def test_two_at_once_convert_once(
     tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,11 @@ def remembered_weights_digest(module: nn.Module, folder: Path | None, loading: M
     files = sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     identity = {"folder": str(folder.resolve()), "files": stats, "loading": loading, "class": type(module).__name__}
-    note = cache_folder("fingerprints") / f"{digest([identity, torch.__version__])[:32]}.json"
-    try:
-        return json.loads(note.read_text())["weights"]
-    except (OSError, ValueError, KeyError):
-        found = weights_digest(module)
-    with atomic_file(note) as temporary:
+    note = f"{digest([identity, torch.__version__])[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, UserError):
+        return str(json.loads((cache_folder("fingerprints") / note).read_text())["weights"])
+    found = weights_digest(module)
+    with suppress(UserError), atomic_file(cache_folder("fingerprints") / note) as temporary:  # a cache may be read-only
         temporary.write_text(json.dumps({"weights": found}))
     return found
 

@@ -23,7 +23,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
 from layerwise.errors import UserError
-from layerwise.files import atomic_folder, cache_folder, digest
+from layerwise.files import atomic_folder, cache_folder, digest, explain_os_errors
 from layerwise.models import wheels
 from layerwise.models.auto import model_class, refuse_missing
 from layerwise.models.catalogue import WheelSource
@@ -67,7 +67,7 @@ def _converted(label: str, identity: dict[str, Any], source: str, provide: Calla
     folder = cache_folder("models") / f"{label}-{digest({**identity, 'conversion': CONVERSION})[:12]}"
     if _is_whole(folder):
         return folder
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with explain_os_errors(folder), FileLock(folder.with_name(f".{folder.name}.lock")):
         if _is_whole(folder):
             return folder
         for leftover in (folder, *folder.parent.glob(f".{folder.name}.*.tmp")):

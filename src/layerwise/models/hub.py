@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,15 @@ def explain_loading(name: str) -> Iterator[None]:
         raise UserError(
             f"{name} does not fit into the device's memory.\nTry model.dtype=bfloat16, model.quantization=4bit or model.device=cpu."
         ) from error
-    except (OSError, ValueError, ImportError, SafetensorError, TypeError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        SafetensorError,
+        TypeError,
+        RuntimeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise UserError(_explanation(name, error)) from error
 
 
@@ -89,6 +98,11 @@ def _explanation(name: str, error: Exception) -> str:
         return (
             f"{name} comes with Python code of its own, which does not run unless you say so.\n"
             "Read that code, then set model.trust_remote_code to true."
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"the weights of {name} are a damaged pickle, or hold objects besides tensors, which could run code: not loaded.\n"
+            "Ask for safetensors, or convert them where you trust them."
         )
     if "no file named" in text:
         return f"{name} holds no weights: no model.safetensors beside its config.json.\nrandom_init loads it with random weights."
