@@ -51,11 +51,10 @@ def _run(name: str, arguments: Sequence[str], jobs: Mapping[str, JobEntry], job:
         raise unknown("job", name, jobs)
     command = split_command(arguments)
     config_class = jobs[name].config_class(name)
+    config: Any = configure(config_class, *_layers(command, name))
     if command.help:
-        config = configure(config_class, *_layers(command, name))
         print(help_text(f"{PROGRAM} {name}", jobs[name].summary, config_class, config), end="")
         return
-    config = configure(config_class, *_layers(command, name))
     if command.print_config:
         print(to_yaml(config), end="")
         return

@@ -83,9 +83,8 @@ def test_a_bad_flag_ends_the_run_that_mlflow_run_made(client, tiny, monkeypatch,
 
 
 def test_an_unknown_job_suggests_the_nearest(client, tiny, capsys):
-    from tracking.tiny_job import TINY
-
     from layerwise.__main__ import main
+    from tracking.tiny_job import TINY
 
     assert main(["tinny"], jobs=TINY) == 2
     assert "unknown job 'tinny'. Did you mean 'tiny'?" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from tracking.tiny_job import TinyConfig
 
 from layerwise.config import Layer, configure, parse_mapping
 from layerwise.data.dataset import TextDataset
@@ -17,6 +16,7 @@ from layerwise.tracking import run as run_module
 from layerwise.tracking.run import Tracker
 from layerwise.tracking.secrets import redacted
 from layerwise.tracking.server import connect
+from tracking.tiny_job import TinyConfig
 
 
 @pytest.fixture

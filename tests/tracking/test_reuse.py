@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracking.tiny_job import TinyConfig
 
 import layerwise
 from layerwise.tracking.fingerprint import fingerprint
 from layerwise.tracking.query import finished_run
 from layerwise.tracking.run import Reused, Tracker
 from layerwise.tracking.server import connect
+from tracking.tiny_job import TinyConfig
 
 
 def test_the_same_command_again_makes_no_run_and_repeats_the_summary(client, tiny):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from layerwise.config.documents import parse_yaml
-from layerwise.config.flags import OPTIONS, Bare, Text
+from layerwise.config.flags import Bare, Text, is_typed
 from layerwise.config.schema import (
     MISSING,
     Field,
@@ -21,12 +20,12 @@ from layerwise.config.schema import (
     is_optional,
     item_annotations,
     kind_of,
-    leaves,
     makes_tuple,
     mapping_value,
-    members,
+    takes_mapping,
     words,
 )
+from layerwise.config.unknown import UnknownField
 from layerwise.config.values import convert, plain, split_text
 from layerwise.errors import UserError, unknown
 
@@ -49,37 +48,8 @@ def configure(config_class: type[Config], *layers: Layer) -> Config:
     try:
         config: Config = _build_fields(config_class, MISSING, list(layers), "")
         return config
-    except _UnknownField as error:
+    except UnknownField as error:
         raise error.explained(config_class) from None
-
-
-class _UnknownField(Exception):
-    def __init__(self, path: str, got: Any, source: str, owner: type, alternatives: tuple[type, ...]) -> None:
-        self.path, self.got, self.source, self.owner, self.alternatives = path, got, source, owner, alternatives
-
-    def explained(self, root: type) -> UserError:
-        parent, _, name = self.path.rpartition(".")
-        kinds = [kind_of(other) for other in self.alternatives if name in fields_of(other)]
-        if kinds:
-            hint = f" {name} belongs to the kind {', '.join(kinds)}: choose it with {parent}.kind."
-        else:
-            hint = _suggestion(name, parent, fields_of(self.owner), leaves(root))
-        got = str(self.got) if isinstance(self.got, str) else self.got  # without the class of a flag's text
-        where = f"{parent} ({kind_of(self.owner)})" if self.alternatives else parent or "The job"
-        accepted = ", ".join((["kind"] if self.alternatives else []) + list(fields_of(self.owner)))
-        return UserError(
-            f"unknown field '{self.path}' in {self.source}, got {got!r}.{hint}\n{where} accepts: {accepted}."
-        )
-
-
-def _suggestion(name: str, parent: str, siblings: Iterable[str], everywhere: list[str]) -> str:
-    """The nearest field beside the unknown one, else one of that name elsewhere, else the nearest of all."""
-    siblings = [*siblings, *([] if parent else OPTIONS)]
-    beside = [known for known in siblings if known.lower() == name.lower()] or get_close_matches(name, siblings, n=1)
-    elsewhere = [known for known in everywhere if known.rpartition(".")[2] == name]
-    found = [f"{parent}.{known}" if parent else known for known in beside] or elsewhere
-    found = found or get_close_matches(f"{parent}.{name}" if parent else name, [*everywhere, *OPTIONS], n=1)
-    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def _build(field: Field, default: Any, layers: list[Layer], path: str) -> Any:
@@ -88,26 +58,19 @@ def _build(field: Field, default: Any, layers: list[Layer], path: str) -> Any:
         if default is MISSING:
             raise UserError(f"{path} is required: it accepts {words(field.annotation)}.")
         return default
-    classes, items = (
-        config_classes(field.annotation),
-        [item for item in item_annotations(field.annotation) if config_classes(item)],
-    )
-    last = layers[-1]
-    many = isinstance(last.values, (list, tuple)) or (isinstance(last.values, str) and len(_split(last, path)) != 1)
-    if items and (many or not classes):
-        if isinstance(last.values, str) and last.values == "null" and is_optional(field.annotation):
-            return None
-        return _build_items(
-            items[0], last, path, as_tuple=makes_tuple(field.annotation), optional=is_optional(field.annotation)
-        )
+    annotation, last = field.annotation, layers[-1]
+    classes = config_classes(annotation)
+    items = [item for item in item_annotations(annotation) if config_classes(item)]
+    if items and (not classes or _is_many(last.values, path)):
+        return _build_items(items[0], annotation, last, path)
     if classes:
-        return _build_choice(field.annotation, classes, default, layers, path)
-    if mapping_value(field.annotation) is not None:
-        return _build_mapping(field.annotation, default, layers, path)
-    if _is_typed(last.values) and isinstance(last.values, Mapping) and dict not in members(field.annotation):
+        return _build_choice(annotation, classes, default, layers, path)
+    if mapping_value(annotation) is not None:
+        return _build_mapping(annotation, default, layers, path)
+    if is_typed(last.values) and isinstance(last.values, Mapping) and not takes_mapping(annotation):
         name = next(iter(last.values))
-        raise UserError(f"{path}.{name}: {path} has no fields of its own; it accepts {words(field.annotation)}.")
-    return convert(field.annotation, last.values, path, last.source)
+        raise UserError(f"{path}.{name}: {path} has no fields of its own; it accepts {words(annotation)}.")
+    return convert(annotation, last.values, path, last.source)
 
 
 def _whole_first(layer: Layer) -> list[Layer]:
@@ -118,30 +81,33 @@ def _whole_first(layer: Layer) -> list[Layer]:
     return [layer]
 
 
-def _split(layer: Layer, path: str) -> list[Any]:
-    return [] if layer.values.lstrip().startswith("{") else split_text(str(layer.values), path)
+def _is_many(value: Any, path: str) -> bool:
+    if isinstance(value, str):
+        return not value.lstrip().startswith("{") and len(split_text(value, path)) != 1
+    return isinstance(value, (list, tuple))
 
 
-def _build_items(annotation: Any, layer: Layer, path: str, as_tuple: bool, optional: bool) -> Any:
+def _build_items(item: Any, annotation: Any, layer: Layer, path: str) -> Any:
+    """A list of sub-configs: each item is one like the field of a single one. The last layer's list replaces earlier ones."""
     values = layer.values
-    if values is None and optional:
+    if is_optional(annotation) and (values is None or (isinstance(values, Text) and values == "null")):
         return None
     if isinstance(values, str):
         values = [parse_yaml(values, path)] if values.lstrip().startswith("{") else split_text(values, path)
     if not isinstance(values, (list, tuple)):
         values = [values]
-    field = Field(path, annotation, MISSING, "")
+    field = Field(path, item, MISSING, "")
     built = [
-        _build(field, MISSING, [Layer(value, layer.source)], f"{path}.{index}") for index, value in enumerate(values)
+        _build(field, MISSING, [Layer(value, layer.source)], f"{path}.{place}") for place, value in enumerate(values)
     ]
-    return tuple(built) if as_tuple else built
+    return tuple(built) if makes_tuple(annotation) else built
 
 
 def _build_mapping(annotation: Any, default: Any, layers: list[Layer], path: str) -> Any:
     """A ``dict[str, x]`` field: a file's mapping or a flag's JSON replaces it, a dotted flag sets one key of it."""
     value: Any = None if default is MISSING else default
     for layer in layers:
-        given, dotted = layer.values, isinstance(layer.values, Mapping) and _is_typed(layer.values)
+        given, dotted = layer.values, isinstance(layer.values, Mapping) and is_typed(layer.values)
         if isinstance(given, Text):
             given = parse_yaml(given, f"--{path}")
         if given is None and is_optional(annotation):
@@ -154,13 +120,6 @@ def _build_mapping(annotation: Any, default: Any, layers: list[Layer], path: str
         else:
             raise UserError(f"{path}: got {given!r} from {layer.source}, accepts {words(annotation)}.")
     return value
-
-
-def _is_typed(values: Any) -> bool:
-    """Whether a mapping was made of dotted flags."""
-    return isinstance(values, Text) or (
-        isinstance(values, Mapping) and any(_is_typed(item) for item in values.values())
-    )
 
 
 def _mapping_item(annotation: Any, item: Any, path: str, source: str) -> Any:
@@ -202,10 +161,10 @@ def _build_choice(annotation: Any, classes: tuple[type, ...], default: Any, laye
                     )
             parts.append(Layer({name: value for name, value in given.items() if name != "kind"}, layer.source))
         else:
-            raise UserError(f"{path}: got {given!r} from {layer.source}, accepts {_accepts(by_kind)}.")
+            raise UserError(
+                f"{path}: got {'null' if empty else repr(given)} from {layer.source}, accepts {_accepts(by_kind)}."
+            )
     if empty:
-        if not is_optional(annotation):
-            raise UserError(f"{path}: got null, accepts {_accepts(by_kind)}.")
         return None
     if chosen is None:
         raise UserError(f"{path} needs a kind: {_accepts(by_kind)}.")
@@ -224,9 +183,10 @@ def _from_text(text: str, by_kind: Mapping[str, type], path: str, source: str) -
     """What a bare text stands for: a kind's name, a kind's own notation (its ``parse``), or the field its ``shorthand`` names."""
     head, colon, rest = text.partition(":")
     only = next(iter(by_kind.values())) if len(by_kind) == 1 else by_kind.get(head)
-    notation = next((item for item in (only, *by_kind.values()) if hasattr(item, "parse")), None)
-    if notation is not None and (only is None or only is notation):
-        base = _called(notation.parse, path, text)
+    if only is None and all(hasattr(item, "parse") for item in by_kind.values()):
+        only = next(iter(by_kind.values()))  # one notation for all of them, and not every text begins with a kind
+    if only is not None and hasattr(only, "parse"):
+        base = _called(only.parse, path, text)
         return type(base), base, []
     if only is None:
         raise unknown(path, head, by_kind)
@@ -247,8 +207,8 @@ def _build_fields(
     for layer in layers:
         for name, value in layer.values.items():
             if name not in fields:
-                raise _UnknownField(
-                    f"{path}.{name}" if path else str(name), _first(value), layer.source, config_class, alternatives
+                raise UnknownField(
+                    f"{path}.{name}" if path else str(name), value, layer.source, config_class, alternatives
                 )
     if base is not MISSING and not layers:
         return base
@@ -258,10 +218,6 @@ def _build_fields(
         given = [Layer(layer.values[name], layer.source) for layer in layers if name in layer.values]
         values[name] = _build(field, default, given, f"{path}.{name}" if path else name)
     return _called(config_class, path, **values)
-
-
-def _first(value: Any) -> Any:
-    return _first(next(iter(value.values()))) if isinstance(value, Mapping) and _is_typed(value) else value
 
 
 def _called(make: Any, path: str, *arguments: Any, **values: Any) -> Any:

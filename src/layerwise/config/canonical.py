@@ -74,7 +74,7 @@ def canonical_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        return repr(float(value))
+        return repr(float(value)).replace("inf", ".inf").replace("nan", ".nan")
     if isinstance(value, (list, tuple)) and value and not any(isinstance(item, (list, tuple, dict)) for item in value):
         items = [canonical_text(item) for item in value]
         if all(item and item == item.strip() and not re.search(r"[,\[\](){}]", item) for item in items):

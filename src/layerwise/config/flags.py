@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,11 @@ class Command:
                 node = below
             node[last] = self.fields[name]
         return root
+
+
+def is_typed(values: Any) -> bool:
+    """Whether a value, or a mapping's values, were typed as flags."""
+    return isinstance(values, Text) or (isinstance(values, Mapping) and any(map(is_typed, values.values())))
 
 
 def split_command(arguments: Sequence[str]) -> Command:

@@ -110,6 +110,10 @@ def mapping_value(annotation: Any) -> Any:
     return None
 
 
+def takes_mapping(annotation: Any) -> bool:
+    return any(item is dict or typing.get_origin(item) in (dict, Mapping) for item in members(annotation))
+
+
 def kind_of(config_class: Any) -> str:
     """The name that chooses this class among the classes of a field."""
     return str(getattr(config_class, "kind", config_class.__name__))

@@ -22,8 +22,12 @@ def convert(annotation: Any, value: Any, path: str, source: str) -> Any:
         raise UserError(f"--{path} needs a value; it accepts {words(annotation)}.")
     if annotation is Any:
         return plain(value, path)
-    if isinstance(value, Text) and _is_text(annotation):
-        return None if is_optional(annotation) and value == "null" else str(value)
+    if isinstance(value, str) and _is_text(annotation):
+        return None if is_optional(annotation) and isinstance(value, Text) and value == "null" else str(value)
+    if value is None or (isinstance(value, Text) and value == "null" and is_optional(annotation)):
+        if is_optional(annotation):
+            return None
+        raise UserError(f"{path}: got null from {source}, accepts {words(annotation)}.")
     for candidate in _candidates(annotation, value, path):
         accepted, converted = _check(annotation, candidate)
         if accepted:
