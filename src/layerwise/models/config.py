@@ -37,7 +37,7 @@ class ModelConfig:
     device: ``auto`` (CUDA, else Apple's MPS, else CPU) or torch's name of one.
     device_map: Accelerate's placement (``auto``, ``balanced``, … or module → device) in place of ``device``.
     attention: transformers' attention implementation (``eager``, ``sdpa``, ``flash_attention_2``, …); none: its default.
-    quantization: ``4bit`` or ``8bit`` with bitsandbytes.
+    quantization: ``4bit`` or ``8bit`` with bitsandbytes (8 bits compute in float16: give that dtype too).
     chat_template: true wraps each text as a user's message in the tokenizer's own template, ready for the answer;
         text or a ``.jinja`` file is a template of one's own.
     system_prompt: the system message before it.

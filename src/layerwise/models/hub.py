@@ -7,14 +7,15 @@ import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 
 from layerwise.errors import UserError, nearest
-from layerwise.models.catalogue import CATALOGUE
+from layerwise.models.catalogue import CATALOGUE, HubSource
 
 WAYS = (
     "A model is named by an alias ("
@@ -41,6 +42,12 @@ def hub_file(repository: str, name: str, revision: str | None) -> str:
     """The local copy of one file of a hub repository, downloaded where it is not in the hub's cache."""
     with explain_loading(f"{repository}/{name}"):
         return hf_hub_download(repository, name, revision=revision, local_files_only=offline())
+
+
+def snapshot(repository: str, revision: str | None) -> Path | None:
+    """The folder of the hub's cache that holds this revision; None where it holds none."""
+    found = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 @contextmanager
@@ -75,25 +82,24 @@ def _explanation(name: str, error: Exception) -> str:
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
-    alias = nearest(name, CATALOGUE)
+    entry = CATALOGUE.get(name)
+    full = f"{name} (the hub's {entry.source.id})" if entry and isinstance(entry.source, HubSource) else repr(name)
+    alias = "" if entry or "/" in name else nearest(name, CATALOGUE)
     if caused_by(errors.GatedRepoError):
         return (
             f"{name} is gated: its owner gives access on request.\n"
-            f"Ask on https://huggingface.co/{name} and set HF_TOKEN in the environment."
+            f"Ask on {constants.ENDPOINT}/{entry.source.id if entry and isinstance(entry.source, HubSource) else name} and set HF_TOKEN in the environment."
         )
     if caused_by(errors.RevisionNotFoundError):
         return f"{name} has no such revision on the hub: check model.revision (a branch, tag or commit)."
     if caused_by(errors.RepositoryNotFoundError):
-        return f"no model {name!r} on the hub, or it is private (then set HF_TOKEN in the environment).{alias}\n{WAYS}"
+        return f"no model {full} on the hub, or it is private (then set HF_TOKEN in the environment).{alias}\n{WAYS}"
     if (
         caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
         or "couldn't connect" in text
         or "local_files_only" in text
     ):
-        return (
-            f"{name!r} is no alias and no local path, and the hub cannot be reached to look for it; it is not in the hub's cache either.{alias}\n"
-            f"{WAYS}\nsmollm2 needs the package index only."
-        )
+        return f"{full} is not on this machine, and the hub cannot be reached to fetch it.{alias}\n{WAYS}\nsmollm2 needs the package index only."
     if "trust_remote_code" in text:
         return (
             f"{name} comes with Python code of its own, which does not run unless you say so.\n"

@@ -14,7 +14,7 @@ from layerwise.errors import UserError
 from layerwise.models.auto import model_class, refuse_missing
 from layerwise.models.chat import chat_frame
 from layerwise.models.config import ModelConfig
-from layerwise.models.hub import explain_loading, offline
+from layerwise.models.hub import explain_loading, offline, snapshot
 from layerwise.models.model import LanguageModel
 from layerwise.models.quiet import quiet_transformers
 from layerwise.models.sources import Source, find, register_resolver
@@ -42,7 +42,8 @@ def load_model(config: ModelConfig | str) -> LanguageModel:
             module.to(device)
     tokenizer = load_tokenizer(config, source)
     frame = chat_frame(tokenizer, config.chat_template, config.system_prompt) if config.chat_template else None
-    return LanguageModel(module.eval(), tokenizer, config.name, config=config, folder=source.folder, frame=frame)
+    folder = source.folder or snapshot(source.location, source.revision)
+    return LanguageModel(module.eval(), tokenizer, config.name, config=config, folder=folder, frame=frame)
 
 
 def pick_device(name: str) -> torch.device:
