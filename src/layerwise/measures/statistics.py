@@ -110,7 +110,8 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
     p = successes / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return Interval(p, float(max(0.0, centre - half)), float(min(1.0, centre + half)), level)
+    # Rounding must not put a bound past an estimate of 0 or 1.
+    return Interval(p, float(np.clip(centre - half, 0, p)), float(np.clip(centre + half, p, 1)), level)
 
 
 def corrected_t_interval(values: np.ndarray, test_to_train: float, level: float = 0.95) -> Interval:

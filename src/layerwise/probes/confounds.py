@@ -1,0 +1,174 @@
+"""What a probe could go by in place of what it is asked: text length, words seen in training, the template of the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from layerwise.errors import UserError
+from layerwise.measures.statistics import wilson_interval
+from layerwise.probes.baselines import majority
+from layerwise.probes.evaluation import better, default_metric, weighted_scores
+from layerwise.probes.validation import cross_validate
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class LengthConfound:
+    """What text length alone tells about the labels.
+
+    Attributes:
+        score: cross-validated score of a probe on length alone; ``baseline`` that of no feature at all.
+        association: of length and label: the largest absolute Spearman correlation of the number of characters with one
+            class against the rest, or with the target. ``p_value``: of no association, Bonferroni-corrected for the classes.
+        mean_words: mean number of words by class; empty for regression.
+    """
+
+    metric: str
+    score: float
+    baseline: float
+    association: float
+    p_value: float
+    mean_words: tuple[float, ...]
+
+    def to_metrics(self, prefix: str = "confound") -> dict[str, float]:
+        """``confound/length`` (the score), ``confound/length_gain`` over the baseline, ``confound/length_association``."""
+        return {
+            f"{prefix}/length": self.score,
+            f"{prefix}/length_gain": better(self.metric) * (self.score - self.baseline),
+            f"{prefix}/length_association": self.association,
+        }
+
+
+def length_features(texts: Sequence[str]) -> np.ndarray:
+    """``(n, 4)`` characters, words and the logarithm of each (plus one)."""
+    counts = np.array([(len(text), len(_WORD.findall(text))) for text in texts], dtype=np.float64)
+    return np.concatenate([counts, np.log1p(counts)], axis=1)
+
+
+def length_confound(
+    texts: Sequence[str],
+    y: np.ndarray,
+    folds: np.ndarray,
+    task: str = "classification",
+    n_classes: int = 2,
+    metric: str | None = None,
+) -> LengthConfound:
+    """A linear probe of the labels from text length, on the same folds as the probes of the model."""
+    metric = metric or default_metric(task)
+    X = length_features(texts)
+    linear = Ridge() if task == "regression" else LogisticRegression()
+    probe = cross_validate(make_pipeline(StandardScaler(), linear), X, y, folds, task, n_classes)
+    baseline = cross_validate(majority(task), X, y, folds, task, n_classes)
+    targets = [y] if task == "regression" else [y == k for k in np.unique(y)[1 if n_classes == 2 else 0 :]]
+    association, p_value = 0.0, 1.0
+    if np.ptp(X[:, 0]) > 0:
+        tests = [stats.spearmanr(X[:, 0], target) for target in targets]
+        strongest = max(tests, key=lambda test: abs(test.statistic))
+        association, p_value = abs(float(strongest.statistic)), min(1.0, float(strongest.pvalue) * len(tests))
+    means = () if task == "regression" else tuple(float(X[y == k, 1].mean()) for k in np.unique(y))
+    return LengthConfound(metric, probe.mean(metric), baseline.mean(metric), association, p_value, means)
+
+
+@dataclass(frozen=True)
+class LexicalOverlap:
+    """How much of the test texts' vocabulary the training texts hold.
+
+    Attributes:
+        types: share of the test texts' distinct words that occur in the training texts.
+        tokens: the same of all their words.
+        texts: share of the test texts all of whose words occur.
+        by_class: ``types`` among the test texts of each class.
+    """
+
+    types: float
+    tokens: float
+    texts: float
+    by_class: tuple[float, ...] = ()
+
+    def to_metrics(self, prefix: str = "confound") -> dict[str, float]:
+        """``confound/overlap_types``, ``confound/overlap_tokens``, ``confound/overlap_texts``."""
+        return {f"{prefix}/overlap_{name}": getattr(self, name) for name in ("types", "tokens", "texts")}
+
+
+def lexical_overlap(train: Sequence[str], test: Sequence[str], y_test: np.ndarray | None = None) -> LexicalOverlap:
+    """Overlap of the words of test texts with those of training texts, case aside; NaN where the test texts have no words."""
+    seen = {word for text in train for word in _WORD.findall(text.lower())}
+    words = [_WORD.findall(text.lower()) for text in test]
+    tokens = [word in seen for row in words for word in row]
+    texts = [all(word in seen for word in row) for row in words if row]
+    rows_by_class = [] if y_test is None else [np.flatnonzero(y_test == k) for k in np.unique(y_test)]
+    by_class = tuple(_types_seen([words[row] for row in rows], seen) for rows in rows_by_class)
+    return LexicalOverlap(_types_seen(words, seen), _share(tokens), _share(texts), by_class)
+
+
+def _types_seen(words: Sequence[list[str]], seen: set[str]) -> float:
+    return _share([word in seen for word in {word for row in words for word in row}])
+
+
+def _share(flags: list[bool]) -> float:
+    return float(np.mean(flags)) if flags else np.nan
+
+
+def scores_by_template(
+    y: np.ndarray,
+    scores: np.ndarray,
+    templates: np.ndarray,
+    task: str = "classification",
+    n_classes: int = 2,
+    metric: str | None = None,
+    threshold: float | None = None,
+) -> pd.DataFrame:
+    """One probe's score on the items of each prompt template, worst first.
+
+    Args:
+        scores: ``(n, C or 1)`` outputs on items it was not fitted on.
+        templates: ``(n,)`` the template of each item.
+
+    Returns:
+        A row per template: template, n, score, and for accuracy low and high (Wilson).
+    """
+    metric = metric or default_metric(task)
+    names, template = np.unique(templates, return_inverse=True)
+    weights = (template == np.arange(len(names))[:, None]).astype(np.float64)
+    values = weighted_scores(y, scores, weights, task, n_classes, threshold, [metric])[metric]
+    table = pd.DataFrame({"template": names, "n": weights.sum(1).astype(int), "score": values})
+    if metric == "accuracy":
+        intervals = [wilson_interval(score * n, n) for score, n in zip(table["score"], table["n"], strict=True)]
+        table["low"], table["high"] = [i.low for i in intervals], [i.high for i in intervals]
+    return table.sort_values("score", ascending=better(metric) > 0, ignore_index=True)
+
+
+def unseen_templates(
+    estimator: Any,
+    X: np.ndarray,
+    y: np.ndarray,
+    templates: np.ndarray,
+    task: str = "classification",
+    n_classes: int = 2,
+    metric: str | None = None,
+) -> pd.DataFrame:
+    """``scores_by_template`` of probes that were each fitted on all the other templates: does the finding outlive the wording?
+
+    Raises:
+        UserError: with a single template, or where the other templates hold one class only.
+    """
+    names, template = np.unique(templates, return_inverse=True)
+    if len(names) < 2:
+        raise UserError(f"unseen templates need at least two templates, got {len(names)}.")
+    if task != "regression":
+        for k, name in enumerate(names):
+            if len(np.unique(y[template != k])) < n_classes:
+                raise UserError(f"the templates other than {str(name)!r} do not hold all {n_classes} classes.")
+    validation = cross_validate(estimator, X, y, template[None], task, n_classes)
+    return scores_by_template(y, validation.scores[0], templates, task, n_classes, metric)

@@ -1,0 +1,99 @@
+"""One probe at every site and pooler on the same folds: the layer curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from layerwise.errors import UserError
+from layerwise.probes.evaluation import better, check_metric, default_metric
+from layerwise.probes.validation import CrossValidation, cross_validate
+from layerwise.progress import Progress
+
+_LAYERED = re.compile(r"(?P<before>[\w.]*?)\.(?P<layer>-?\d+)(?P<after>(?:\.\w+)*)")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidations:
+    """One probe at many sites and poolers on the same folds.
+
+    Attributes:
+        results: by ``(site, pooler)``, in the order given.
+        metric: what ``best`` and the score columns go by.
+    """
+
+    results: Mapping[tuple[str, str], CrossValidation]
+    metric: str
+
+    @cached_property
+    def best(self) -> tuple[str, str]:
+        """The ``(site, pooler)`` with the best mean; the first of equals."""
+        means = {key: better(self.metric) * result.mean(self.metric) for key, result in self.results.items()}
+        return max(means, key=lambda key: -np.inf if np.isnan(means[key]) else means[key])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per site and pooler: site, name, layer, pooler, score, low, high, then the mean of every metric."""
+        rows = []
+        for (site, pooler), result in self.results.items():
+            name, layer = place(site)
+            interval = result.interval(self.metric)
+            rows.append(
+                {
+                    "site": site, "name": name, "layer": layer, "pooler": pooler,
+                    "score": interval.estimate, "low": interval.low, "high": interval.high,
+                    **{metric: result.mean(metric) for metric in result.per_fold},
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+    def folds_frame(self) -> pd.DataFrame:
+        """A row per site, pooler, metric, repetition and fold."""
+        frames = [result.to_frame().assign(site=site, pooler=pooler) for (site, pooler), result in self.results.items()]
+        return pd.concat(frames, ignore_index=True)[["site", "pooler", "metric", "repeat", "fold", "value"]]
+
+
+def place(site: str) -> tuple[str, int | None]:
+    """The curve a site belongs to and its layer on it: its first number, if it has one.
+
+    >>> place("resid_post.5"), place("z.3.7"), place("model.layers.15.mlp.output"), place("final_norm")
+    (('resid_post', 5), ('z.*.7', 3), ('model.layers.*.mlp.output', 15), ('final_norm', None))
+    """
+    match = _LAYERED.fullmatch(site)
+    if match is None:
+        return site, None
+    name = match["before"] if not match["after"] else f"{match['before']}.*{match['after']}"
+    return name, int(match["layer"])
+
+
+def cross_validate_many(
+    features: Mapping[tuple[str, str], Any],
+    y: np.ndarray,
+    estimator: Any,
+    folds: np.ndarray,
+    task: str = "classification",
+    n_classes: int = 2,
+    groups: np.ndarray | None = None,
+    metric: str | None = None,
+    quiet: bool = False,
+) -> CrossValidations:
+    """``cross_validate`` of one estimator on the features of many ``(site, pooler)`` pairs.
+
+    Raises:
+        UserError: as ``cross_validate``, naming the site and pooler; without features; for a metric the task lacks.
+    """
+    metric = default_metric(task) if metric is None else check_metric(metric, task)
+    if not features:
+        raise UserError("there are no features to probe: name at least one site and one pooler.")
+    results = {}
+    with Progress("probe", len(features), "fit", quiet) as progress:
+        for (site, pooler), X in features.items():
+            what = f"features of {site} ({pooler})"
+            results[site, pooler] = cross_validate(estimator, X, y, folds, task, n_classes, groups, what)
+            progress.advance()
+    return CrossValidations(results, metric)
