@@ -102,12 +102,15 @@ class DatasetConfig:
         revision: the hub revision.
         split: read only these given splits, one or several joined by commas.
         mapping: the hub mapping to apply, by name; wanted for a local copy of a known dataset.
-        text, label, pair, group: columns; inferred where only one column can be meant.
-            For CoNLL-U, ``label`` is ``upos``, a feature such as ``Tense``, or ``sentence:Tense``.
+        text: the column of the text; inferred where only one can be meant.
+        label: the column of the label; inferred likewise. For CoNLL-U: ``upos``, a feature such as ``Tense``, or
+            ``sentence:Tense``.
+        pair: the column of a second text.
+        group: the column whose equal values never cross a split or fold.
         columns: rarer columns.
         labels: how label values become classes or targets.
         where: keep the rows whose column has this value, or one of these values.
-        limit: keep at most so many rows, drawn with ``seed``, classes in proportion, groups whole.
+        limit: keep at most so many rows, drawn with ``seed``, classes in proportion.
         balance: draw equally many rows of every class, with ``seed``.
         seed: for ``limit`` and ``balance``.
     """

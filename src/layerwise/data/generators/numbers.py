@@ -16,11 +16,11 @@ from layerwise.data.dataset import TextDataset
 FAMILIES = 14
 LARGEST = 98
 WIDEST = 42
-SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+SMALL, TEENS, TENS = (
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"],
+    ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"],
+)
 
 
 def in_words(number: int) -> str:
@@ -30,7 +30,7 @@ def in_words(number: int) -> str:
     'fifty-one'
     """
     if number < 20:
-        return SMALL[number]
+        return (SMALL + TEENS)[number]
     tens, ones = divmod(number, 10)
     return TENS[tens - 2] + (f"-{SMALL[ones]}" if ones else "")
 
@@ -46,7 +46,8 @@ def numbers() -> TextDataset:
             for first, second in ((high, low), (low, high)):
                 for word in ("larger", "smaller"):
                     begin = in_words(first).capitalize()
-                    pair = tuple(f"{begin} is{no} {word} than {in_words(second)}." for no in ("", " not"))
+                    end = f"{word} than {in_words(second)}."
+                    pair = (f"{begin} is {end}", f"{begin} is not {end}")
                     texts.append(pair[0])
                     contrast.append(pair)
                     labels.append(int((first > second) == (word == "larger")))
