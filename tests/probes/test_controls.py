@@ -63,16 +63,16 @@ def test_labels_that_vary_in_every_group_are_exchanged_inside():
 
 def test_no_signal_gives_a_uniform_p_value_and_signal_the_smallest():
     p_values = []
-    for seed in range(40):
+    for seed in range(24):
         rng = np.random.default_rng(seed)
         X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
         validation = cross_validate(LinearDiscriminantAnalysis(), X, y, folds(y, seed=seed))
         scores = control_scores(
-            LinearDiscriminantAnalysis(), X, shuffled_labels(y, n=19, seed=seed), validation, "accuracy"
+            LinearDiscriminantAnalysis(), X, shuffled_labels(y, n=9, seed=seed), validation, "accuracy"
         )
         p_values.append(ShuffledLabels("accuracy", validation.mean("accuracy"), scores.mean(1)).p_value)
     assert 0.35 < np.mean(p_values) < 0.7
-    assert np.mean(np.array(p_values) <= 0.1) < 0.25
+    assert np.mean(np.array(p_values) <= 0.1) < 0.3
     X, y, _ = words_in_contexts()
     validation = cross_validate(LinearDiscriminantAnalysis(), X, y, folds(y))
     scores = control_scores(LinearDiscriminantAnalysis(), X, shuffled_labels(y, n=19), validation, "accuracy")

@@ -177,12 +177,12 @@ def test_place(site, expected):
 
 
 def test_selection_among_noise_is_found_out():
-    """The best of 30 sites of noise looks better than chance; corrected, it does not."""
+    """The best of 20 sites of noise looks better than chance; corrected, it does not."""
     found = []
-    for seed in range(5):
+    for seed in range(3):
         rng = np.random.default_rng(seed)
         y = rng.permutation(np.arange(100) % 2)
-        features = {(f"resid_post.{k}", "mean"): rng.normal(size=(100, 4)) for k in range(30)}
+        features = {(f"resid_post.{k}", "mean"): rng.normal(size=(100, 4)) for k in range(20)}
         curve = cross_validate_many(features, y, LinearDiscriminantAnalysis(), folds(y, seed=seed), quiet=True)
         found.append(select(curve))
         assert found[-1] == select(curve)
