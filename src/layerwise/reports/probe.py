@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,31 @@ from sklearn.metrics import roc_curve
 
 from layerwise.reports.charts import Chart, HeatMap, Histogram, LineChart, Series
 
+if TYPE_CHECKING:
+    from layerwise.probes.investigation import Findings
+
 CONTROLS = {"shuffled": "shuffled labels", "random_twin": "random-weight twin", "control_task": "control task"}
+
+
+def charts(found: Findings, title: str) -> dict[str, Chart]:
+    """Every chart that what was found allows, by file name."""
+    levels = {name.replace("_", " "): value for name, value in found.baselines.items() if not np.isnan(value)}
+    drawn: dict[str, Chart] = {}
+    if found.table["layer"].notna().sum() > 1:
+        drawn["layer_curve"] = layer_curve(found.table, found.metric, levels, title)
+    by_pooler = layer_pooler_map(found.table, found.metric, title)
+    if by_pooler is not None:
+        drawn["site_pooler"] = by_pooler
+    judged, names = found.held_out, found.problem.label_names
+    if found.problem.task == "regression":
+        drawn["predictions"] = regression_chart(found.y_test, judged.predicted)
+    elif judged.confusion is not None:
+        drawn["confusion"] = confusion(judged.confusion, names)
+    if judged.probabilities is not None and len(names) == 2 and len(np.unique(found.y_test)) == 2:
+        drawn |= binary_charts(found.y_test, judged.probabilities[:, 1], names, 0.5)
+    if found.learning is not None:
+        drawn["learning_curve"] = learning_curve(found.learning.to_frame(), found.metric)
+    return drawn
 
 
 def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], title: str) -> LineChart:
@@ -25,7 +49,14 @@ def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], titl
     for (name, pooler), rows in known.groupby(["name", "pooler"], sort=False):
         layers = rows["layer"].astype(int).tolist()
         series.append(
-            Series(f"{name}, {pooler}", layers, rows["score"].tolist(), rows["low"].tolist(), rows["high"].tolist(), text=rows["site"].tolist())
+            Series(
+                f"{name}, {pooler}",
+                layers,
+                rows["score"].tolist(),
+                rows["low"].tolist(),
+                rows["high"].tolist(),
+                text=rows["site"].tolist(),
+            )
         )
         if not several:
             for column, label in CONTROLS.items():
@@ -39,15 +70,33 @@ def layer_pooler_map(table: pd.DataFrame, metric: str, title: str) -> HeatMap | 
     matrix = table.pivot_table(index="site", columns="pooler", values="score", sort=False)
     if matrix.shape[1] < 2:
         return None
-    return HeatMap(title, "pooler", "site", [str(c) for c in matrix.columns], [str(i) for i in matrix.index], matrix.to_numpy(), metric)
+    return HeatMap(
+        title,
+        "pooler",
+        "site",
+        [str(c) for c in matrix.columns],
+        [str(i) for i in matrix.index],
+        matrix.to_numpy(),
+        metric,
+    )
 
 
 def confusion(matrix: np.ndarray, label_names: tuple[str, ...]) -> HeatMap:
     """Counts of true (rows) against predicted (columns) classes on the test set."""
-    return HeatMap("Confusion on the test set", "predicted", "true", label_names, label_names, np.asarray(matrix, dtype=int), "items")
+    return HeatMap(
+        "Confusion on the test set",
+        "predicted",
+        "true",
+        label_names,
+        label_names,
+        np.asarray(matrix, dtype=int),
+        "items",
+    )
 
 
-def binary_charts(y: np.ndarray, probability: np.ndarray, label_names: tuple[str, ...], threshold: float) -> dict[str, Chart]:
+def binary_charts(
+    y: np.ndarray, probability: np.ndarray, label_names: tuple[str, ...], threshold: float
+) -> dict[str, Chart]:
     """ROC, reliability and score histogram of a two-class probe on the test set; ``probability`` is of the second class."""
     false_rate, true_rate, _ = roc_curve(y, probability)
     observed, claimed = calibration_curve(y, probability, n_bins=min(10, max(2, len(y) // 10)), strategy="quantile")
@@ -55,9 +104,21 @@ def binary_charts(y: np.ndarray, probability: np.ndarray, label_names: tuple[str
     ideal = Series("perfectly calibrated", [0, 1], [0, 1], muted=True)
     groups = {label_names[k]: probability[y == k] for k in (0, 1)}
     return {
-        "roc": LineChart("ROC on the test set", "false positive rate", "true positive rate", [Series("probe", false_rate, true_rate), diagonal]),
-        "calibration": LineChart("Calibration on the test set", "claimed probability", "observed share", [Series("probe", claimed, observed), ideal]),
-        "scores": Histogram(f"Probability of “{label_names[1]}” on the test set", "probability", groups, {"threshold": threshold}),
+        "roc": LineChart(
+            "ROC on the test set",
+            "false positive rate",
+            "true positive rate",
+            [Series("probe", false_rate, true_rate), diagonal],
+        ),
+        "calibration": LineChart(
+            "Calibration on the test set",
+            "claimed probability",
+            "observed share",
+            [Series("probe", claimed, observed), ideal],
+        ),
+        "scores": Histogram(
+            f"Probability of “{label_names[1]}” on the test set", "probability", groups, {"threshold": threshold}
+        ),
     }
 
 
@@ -69,7 +130,12 @@ def regression_chart(y: np.ndarray, prediction: np.ndarray) -> LineChart:
     level = mean["prediction"]
     line = Series("probe", mean["y"].tolist(), level.tolist(), (level - spread).tolist(), (level + spread).tolist())
     ends = [float(np.min(y)), float(np.max(y))]
-    return LineChart("Prediction against target on the test set", "target", "prediction", [line, Series("perfect", ends, ends, muted=True)])
+    return LineChart(
+        "Prediction against target on the test set",
+        "target",
+        "prediction",
+        [line, Series("perfect", ends, ends, muted=True)],
+    )
 
 
 def learning_curve(table: pd.DataFrame, metric: str) -> LineChart:
@@ -83,11 +149,21 @@ def transfer_maps(table: pd.DataFrame, metric: str, layer: int | None) -> dict[s
     rows = table[table["layer"] == layer] if layer is not None else table
     where = f" at layer {layer}" if layer is not None else ""
     maps = {}
-    for column, title, span in (("score", f"Transfer{where}", None), ("cosine", f"Cosine of the directions{where}", (-1.0, 1.0))):
+    for column, title, span in (
+        ("score", f"Transfer{where}", None),
+        ("cosine", f"Cosine of the directions{where}", (-1.0, 1.0)),
+    ):
         matrix = rows.pivot_table(index="train", columns="test", values=column, sort=False)
         if matrix.size:
             names = [str(name) for name in matrix.index], [str(name) for name in matrix.columns]
             maps[f"transfer_{column}"] = HeatMap(
-                title, "tested on", "trained on", names[1], names[0], matrix.to_numpy(), metric if column == "score" else "cosine", span
+                title,
+                "tested on",
+                "trained on",
+                names[1],
+                names[0],
+                matrix.to_numpy(),
+                metric if column == "score" else "cosine",
+                span,
             )
     return maps

@@ -1,0 +1,256 @@
+"""``probe``: in which layer does a model know something? A probe per site, its controls, and the best one kept.
+
+The recipe: read texts, run the model once, cross-validate a probe at every site, set controls beside it, refit the best on
+all development texts, judge it once on the held-out ones, record everything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from layerwise.activations.poolers import Last, NoPool, Pooler
+from layerwise.data.config import DatasetConfig
+from layerwise.errors import UserError
+from layerwise.files import file_digest
+from layerwise.models.config import ModelConfig
+from layerwise.probes import config as probes
+from layerwise.probes.investigation_config import ControlsConfig, EvaluationConfig
+
+if TYPE_CHECKING:
+    from layerwise.activations.result import Activations
+    from layerwise.data.dataset import TextDataset
+    from layerwise.models.model import LanguageModel
+    from layerwise.probes.investigation import Findings
+    from layerwise.probes.problem import Problem
+    from layerwise.tracking.run import Tracker
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How activations are collected.
+
+    token_budget: padded tokens a batch.
+    dtype: what is kept.
+    max_length: tokens a text is cut to; none: the model's context.
+    store: folder of the activation store; ``none`` keeps nothing on disk.
+    """
+
+    token_budget: int = 4096
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_length: int | None = None
+    store: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Probes of one dataset at one or many sites of one model.
+
+    model: the language model.
+    dataset: the labelled texts.
+    sites: where to look: ``resid_post.*``, ``mlp_out.4-8``, several joined by commas.
+    poolers: which tokens stand for a text: ``last``, ``mean``, ``quantile:0.5``, several joined by commas.
+    layers: ``each`` site by itself, or all joined by mean, max, min, concat; ``rows`` trains on each layer as a row.
+    probe: the kind of probe and its settings.
+    evaluation: how probes are judged.
+    controls: what is set beside the score.
+    collect: how activations are collected.
+    transfer: further datasets of the same classes to test on, and to train on, layer by layer.
+    activations: a .npy, .npz or .safetensors file of your own activations, a row per text, in place of the model.
+    register: name under which the probe enters the model registry.
+    seed: of splits, folds, shuffles and probes.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sites: list[str] = field(default_factory=lambda: ["resid_post.*"])
+    poolers: list[Pooler] = field(default_factory=lambda: [Last()])
+    layers: Literal["each", "mean", "max", "min", "concat", "rows"] = "each"
+    probe: probes.ProbeConfig = field(default_factory=probes.Logistic)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    transfer: list[DatasetConfig] = field(default_factory=list)
+    activations: str | None = None
+    register: str | None = None
+    seed: int = 0
+
+
+def run(config: ProbeConfig, tracker: Tracker) -> None:
+    """Probe, judge, record. Raises UserError for what the person can mend."""
+    from layerwise.data.load import load_dataset
+    from layerwise.data.splits import train_test
+    from layerwise.models.loading import load_model
+    from layerwise.probes.investigation import investigate
+    from layerwise.reports.probe_text import summary
+
+    dataset = load_dataset(config.dataset)
+    model, twin = None, None
+    if config.activations is None:
+        model = load_model(config.model)
+        tracker.begin(model=model.fingerprint, data=dataset.digest(), **_transfer_digests(config))
+        tracker.language_model(model)
+        problem = _pose(config, model, dataset)
+        if config.controls.random_twin:
+            twin = _pose(config, load_model(replace(config.model, random_init=True)), dataset)
+    else:
+        tracker.begin(activations=file_digest(Path(config.activations)), data=dataset.digest())
+        problem = _pose_on_own(config, dataset)
+
+    development, test = train_test(dataset, config.evaluation.test_size, config.seed)
+    tracker.dataset(dataset.select(development), "train")
+    tracker.dataset(dataset.select(test), "test")
+    found = investigate(
+        problem, dataset, development, test, config.probe, config.evaluation, config.controls, twin, config.seed
+    )
+    title = f"{config.model.name if model else config.activations} on {dataset.name}"
+    _record(found, config, title, tracker)
+    if config.transfer:
+        _record_transfer(config, model, dataset, found, tracker)
+    if model is not None:
+        _record_probe(found, config, model, dataset.select(test), tracker)
+    tracker.summary(summary(found, config.probe.label, title))
+
+
+def _pose(config: ProbeConfig, model: LanguageModel, dataset: TextDataset) -> Problem:
+    """Run the model over the texts, once, and pose the problem on what it computed."""
+    from layerwise.activations.collect import collect
+    from layerwise.activations.store import Store
+    from layerwise.probes.problem import pose
+
+    poolers: list[Pooler] = config.poolers
+    whole_texts = config.probe.kind == "attention"
+    if (whole_texts or dataset.task == "tokens") and all(pooler.kind != "none" for pooler in poolers):
+        poolers = [NoPool()]  # nothing else can serve: such a probe reads every token
+
+    def collected(texts: Sequence[str] | TextDataset) -> Activations:
+        found = collect(
+            model, texts, config.sites, poolers, token_budget=config.collect.token_budget, dtype=config.collect.dtype,
+            max_length=config.collect.max_length, store=Store(config.collect.store) if config.collect.store else None,
+        )  # fmt: skip
+        for note in found.report.notes if found.report else ():
+            print(f"note: {note}", file=sys.stderr)
+        return found
+
+    if config.probe.kind != "ccs":
+        return pose(dataset, collected(dataset), config.layers, whole_texts=whole_texts)
+    if dataset.contrast is None:
+        raise UserError(
+            f"probe ccs needs contrast pairs, {dataset.name!r} has none: name the negated texts with dataset.columns.negation."
+        )
+    statements, negations = ([pair[side] for pair in dataset.contrast] for side in (0, 1))
+    return pose(dataset, collected(statements), config.layers, negations=collected(negations))
+
+
+def _pose_on_own(config: ProbeConfig, dataset: TextDataset) -> Problem:
+    """The problem on activations that the person brought."""
+    from layerwise.activations.result import Activations
+    from layerwise.probes.problem import pose
+
+    assert config.activations is not None
+    if config.probe.kind in ("attention", "ccs") or config.controls.random_twin or config.transfer:
+        raise UserError(
+            "activations of your own are pooled already and belong to no model here:\n"
+            "leave out probe attention or ccs, controls.random_twin and transfer."
+        )
+    return pose(dataset, Activations.from_file(config.activations), config.layers)
+
+
+def _transfer_digests(config: ProbeConfig) -> dict[str, str]:
+    from layerwise.data.load import load_dataset
+
+    return {f"transfer_{index}": load_dataset(other).digest() for index, other in enumerate(config.transfer)}
+
+
+def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) -> None:
+    """Scores, curves, tables and figures."""
+    from layerwise.probes.evaluation import better
+    from layerwise.reports.probe import charts
+
+    site, pooler = found.best
+    tracker.tags(
+        {
+            "dataset": config.dataset.name, "sites": ",".join(config.sites), "pooler": pooler, "site": site,
+            "classifier": config.probe.label, "metric": found.metric,
+        }
+    )  # fmt: skip
+    tracker.metrics(found.metrics())
+    best = "max" if better(found.metric) > 0 else "min"
+    layered = found.table.dropna(subset=["layer"])
+    several = layered.groupby(["name", "pooler"]).ngroups > 1
+    for (name, label), rows in layered.groupby(["name", "pooler"]):
+        where = f"_{name}_{label}".replace(":", "_") if several else ""
+        for column in ("score", "shuffled", "control_task", "selectivity", "random_twin"):
+            if column in rows and len(rows) > 1:
+                metric = (
+                    f"cv_curve/{found.metric}{where}" if column == "score" else f"curve_{column}/{found.metric}{where}"
+                )
+                tracker.curve(metric, dict(zip(rows["layer"].astype(int), rows[column], strict=True)), best)
+    tracker.table(found.table, "sites")
+    tracker.table(found.validations.folds_frame(), "folds")
+    tracker.table(found.predictions, "test_predictions")
+    if found.duplicates is not None:
+        tracker.table(found.duplicates, "near_duplicates")
+    if found.code is not None:
+        tracker.table(found.code.to_frame(), "code_length")
+    if found.learning is not None:
+        tracker.table(found.learning.to_frame(), "learning_curve")
+    for name, chart in charts(found, title).items():
+        tracker.figure(chart.plotly(), name)
+        tracker.figure(chart.picture(), name)
+
+
+def _record_transfer(
+    config: ProbeConfig, model: LanguageModel | None, dataset: TextDataset, found: Findings, tracker: Tracker
+) -> None:
+    """Train on each dataset, test on every other, by layer, under the best site's pooler."""
+    from layerwise.data.load import load_dataset
+    from layerwise.data.splits import folds
+    from layerwise.probes.build import build
+    from layerwise.probes.transfer import transfer_matrix
+    from layerwise.reports.probe import transfer_maps
+
+    assert model is not None
+    pooler, layer = found.best[1], found.best_row["layer"]
+    problems = {dataset.name: found.problem}
+    for other in map(load_dataset, config.transfer):
+        tracker.dataset(other, "transfer")
+        problems[other.name] = _pose(config, model, other)
+    table = transfer_matrix(
+        {name: ({site: one.features[site, label] for site, label in one.features if label == pooler}, one.y) for name, one in problems.items()},
+        build(config.probe, found.problem.task, config.seed),
+        {name: folds(one.y, one.groups, config.evaluation.folds, 1, config.seed, one.task) for name, one in problems.items()},
+        found.problem.task, max(2, found.problem.n_classes), found.metric,
+        {name: one.groups for name, one in problems.items() if one.groups is not None}, config.seed,
+    )  # fmt: skip
+    tracker.table(table, "transfer")
+    for name, chart in transfer_maps(table, found.metric, int(layer)).items():
+        tracker.figure(chart.plotly(), name)
+        tracker.figure(chart.picture(), name)
+
+
+def _record_probe(
+    found: Findings, config: ProbeConfig, model: LanguageModel, test: TextDataset, tracker: Tracker
+) -> None:
+    """The best probe as a servable model, with the scores of its held-out texts."""
+    from layerwise.probes.fitted import FittedProbe
+
+    platt = found.calibration
+    probe = FittedProbe.on(
+        model, found.estimator, found.reads, found.best[1],
+        task="tokens" if test.task == "tokens" else found.problem.task,
+        label_names=found.problem.label_names,
+        over_layers=None if len(found.reads) == 1 else config.layers,
+        thresholds=asdict(found.thresholds) if found.thresholds else {},
+        calibration=(platt.slopes[0], platt.intercepts[0]) if platt and len(platt.slopes) == 1 else None,
+        max_length=config.collect.max_length,
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        bundle = Path(folder) / "probe"
+        probe.save(bundle)
+        uri = tracker.probe(bundle, "probe", metrics=found.held_out.to_metrics(), dataset=test)
+    tracker.tags({"probe": uri})
