@@ -74,11 +74,9 @@ class DenseRows:
 
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(width,) mean and standard deviation of (rows, width) values, in float64 inside; constant columns have scale 1."""
-    values = values.double()
-    mean, scale = values.mean(0), values.std(0, correction=0)
-    scale = torch.where(scale <= SMALLEST_SCALE * mean.abs().clamp_min(SMALLEST_SCALE), 1.0, scale)
-    return mean.float(), scale.float()
+    """(width,) mean and standard deviation of (rows, width) values; constant columns have scale 1."""
+    scale, mean = torch.std_mean(values, dim=0, correction=0)
+    return mean, torch.where(scale <= SMALLEST_SCALE * mean.abs().clamp_min(SMALLEST_SCALE), 1.0, scale)
 
 
 def check_finite(values: NDArray[Any]) -> None:
@@ -224,11 +222,16 @@ class TorchEstimator(BaseEstimator):
 
     def _outputs(self, X: Any) -> Floats:
         """(n, columns) raw outputs: logits, or predicted values."""
+        rows = self._checked(X)
+        return self.trained_.outputs(rows, [np.arange(len(rows))])[0]
+
+    def _checked(self, X: Any) -> Any:
+        """X as rows, if it is what the probe was fitted on."""
         check_is_fitted(self, "trained_")
         rows = self._read(X)
         if rows.width != self.n_features_in_:
             raise UserError(f"the probe was fitted on {self.n_features_in_} features, got {rows.width}.")
-        return self.trained_.outputs(rows, [np.arange(len(rows))])[0]
+        return rows
 
     def _present(self, values: Floats) -> Floats:
         """Raw outputs (n, columns) as probabilities (n, classes); predicted values as they are."""
