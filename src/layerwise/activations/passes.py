@@ -79,7 +79,8 @@ class Passes:
             batch = waiting.pop(0)
             begun = self._try(batch)
             if begun is None:
-                self.token_budget = max(1, self.token_budget // 2)
+                padded = len(batch) * int(self.tokens.lengths[batch].max())
+                self.token_budget = max(1, min(self.token_budget, padded) // 2)
                 smaller = self._batches(batch) if len(batch) > 1 else []
                 if len(smaller) < 2:
                     half = -(-len(batch) // 2)
