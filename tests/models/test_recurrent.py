@@ -8,7 +8,8 @@ from torch import nn
 
 from layerwise.errors import UserError
 from layerwise.models.module import wrap
-from layerwise.models.recurrent import unrolled
+from layerwise.models.recurrent import GRUCell, unrolled
+from layerwise.models.taps import tapped
 
 
 @pytest.fixture(params=["GRU", "LSTM"])
@@ -46,47 +47,70 @@ def test_double_precision_is_kept(kind: type[nn.RNNBase]) -> None:
     assert net(torch.randn(1, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
 
 
-def test_gates_are_seen_once_a_step_and_obey_the_equations() -> None:
+def test_gates_are_seen_over_all_steps_and_obey_the_equations() -> None:
     net = unrolled(nn.GRU(3, 4))
-    cell = net.layers[0]
-    seen: dict[str, list[torch.Tensor]] = {name: [] for name in (*cell.gates, "state")}
-    for name, values in seen.items():
-        cell.get_submodule(name).register_forward_hook(lambda _module, _args, out, values=values: values.append(out))
-    outputs, _ = net(torch.randn(2, 6, 3))
-    assert {name: len(values) for name, values in seen.items()} == dict.fromkeys(seen, 6)
-    before = torch.zeros(2, 4)
-    for step in range(6):
-        update, new = seen["update"][step], seen["new"][step]
-        torch.testing.assert_close(seen["state"][step], (1 - update) * new + update * before)
-        before = seen["state"][step]
-        torch.testing.assert_close(outputs[:, step], before)
+    x = torch.randn(2, 6, 3)
+    with tapped(wrap(net, "gru"), reads={f"layers.0.{name}.output": None for name in GRUCell.shown}) as seen:
+        outputs, _ = net(x)
+    update, new, state = (seen[f"layers.0.{name}.output"] for name in ("update_gate", "new_gate", "state"))
+    assert state.shape == (2, 6, 4)
+    before = torch.cat([torch.zeros(2, 1, 4), state[:, :-1]], dim=1)
+    torch.testing.assert_close(state, (1 - update) * new + update * before)
+    torch.testing.assert_close(outputs, state)
 
 
-def test_writing_a_gate_changes_later_steps_only(kind: type[nn.RNNBase]) -> None:
+def test_writing_a_gate_at_a_step_changes_later_steps_only(kind: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
-    net = unrolled(kind(3, 4))
+    net = unrolled(kind(3, 4), steps=5)
     x = torch.randn(2, 6, 3)
     plain, _ = net(x)
-    calls = iter(range(6))
-    gate = net.layers[0].get_submodule(net.layers[0].gates[0])
-    handle = gate.register_forward_hook(lambda _module, _args, out: torch.zeros_like(out) if next(calls) == 3 else out)
-    written, _ = net(x)
-    handle.remove()
+    site = f"layers.0.steps.3.{net.cell.gates[0]}.output"
+    with tapped(wrap(net, "net"), writes={site: torch.zeros_like}):
+        written, _ = net(x)
     torch.testing.assert_close(written[:, :3], plain[:, :3])
     assert (written[:, 3:] - plain[:, 3:]).abs().amax(dim=(0, 2)).min() > 0
+    torch.testing.assert_close(net(x)[0], plain)
+
+
+def test_steps_show_what_the_whole_shows(kind: type[nn.RNNBase]) -> None:
+    net = unrolled(kind(3, 4), steps=3)
+    for name in net.cell.shown:
+        sites = [f"layers.0.{name}.output", *(f"layers.0.steps.{step}.{name}.output" for step in range(3))]
+        with tapped(wrap(net, "net"), reads=dict.fromkeys(sites)) as seen:
+            net(torch.randn(2, 5, 3))
+        for step in range(3):
+            torch.testing.assert_close(seen[sites[step + 1]], seen[sites[0]][:, step])
+
+
+def test_writing_a_gate_over_all_steps_is_refused(kind: type[nn.RNNBase]) -> None:
+    net = unrolled(kind(3, 4))
+    for write in (torch.zeros_like, lambda value: value.zero_()):
+        handle = (
+            net.layers[0]
+            .get_submodule(net.cell.gates[0])
+            .register_forward_hook(lambda _m, _a, out, write=write: write(out))
+        )
+        with torch.no_grad(), pytest.raises(UserError, match=r"can be read only.*\n.*steps\.0\."):
+            net(torch.randn(1, 2, 3))
+        handle.remove()
+
+
+def test_writing_the_state_reaches_the_layer_above(kind: type[nn.RNNBase]) -> None:
+    net = unrolled(kind(3, 4, num_layers=2))
+    with tapped(wrap(net, "net"), writes={"layers.0.state.output": torch.zeros_like}):
+        zeroed, _ = net(torch.randn(2, 5, 3))
+    torch.testing.assert_close(zeroed, net.layers[1](torch.zeros(2, 5, 4))[0])
 
 
 def test_lstm_with_open_forget_gate_and_closed_input_keeps_its_memory() -> None:
-    net = unrolled(nn.LSTM(3, 4))
-    cell = net.layers[0]
-    memories: list[torch.Tensor] = []
-    cell.memory.register_forward_hook(lambda _module, _args, out: memories.append(out))
-    steps = iter(range(100))
-    cell.forget.register_forward_hook(lambda _module, _args, out: torch.ones_like(out))
-    cell.input.register_forward_hook(lambda _module, _args, out: out if next(steps) == 0 else torch.zeros_like(out))
-    net(torch.randn(1, 5, 3))
-    assert all(torch.equal(memory, memories[0]) for memory in memories)
-    assert memories[0].abs().sum() > 0
+    net = unrolled(nn.LSTM(3, 4), steps=5)
+    writes = {f"layers.0.steps.{step}.forget_gate.output": torch.ones_like for step in range(1, 5)}
+    writes |= {f"layers.0.steps.{step}.input_gate.output": torch.zeros_like for step in range(1, 5)}
+    with tapped(wrap(net, "lstm"), reads={"layers.0.memory.output": None}, writes=writes) as seen:
+        net(torch.randn(1, 5, 3))
+    memory = seen["layers.0.memory.output"]
+    assert torch.equal(memory, memory[:, :1].expand_as(memory))
+    assert memory.abs().sum() > 0
 
 
 @pytest.mark.parametrize("fused", [nn.GRU(2, 2, bidirectional=True), nn.LSTM(2, 4, proj_size=2), nn.RNN(2, 2)])
