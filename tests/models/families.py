@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
+
+from layerwise.models.sites import SiteMap
 
 VOCABULARY = 40
 PAD = 0
@@ -29,6 +33,7 @@ SEQ2SEQ = dict(
 T5 = dict(d_model=WIDTH, d_kv=4, num_heads=HEADS, d_ff=24, num_layers=LAYERS, decoder_start_token_id=PAD)
 
 # family: (configuration class, model class, arguments)
+# ruff: noqa: C408 (arguments read best as arguments)
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", dict(GPT, n_positions=32)),
     "gpt_neo": (
@@ -85,9 +90,12 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GptOssForCausalLM",
         dict(EXPERTS, head_dim=4, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
     ),
-    "stablelm": ("StableLmConfig", "StableLmForCausalLM", dict(GROUPED)),
-    "stablelm_parallel": ("StableLmConfig", "StableLmForCausalLM", dict(GROUPED, use_parallel_residual=True)),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM", dict(GROUPED, partial_rotary_factor=0.5)),
+    "stablelm_parallel": ("StableLmConfig", "StableLmForCausalLM", dict(GROUPED, partial_rotary_factor=0.5, use_parallel_residual=True)),
     "granite": ("GraniteConfig", "GraniteForCausalLM", dict(GROUPED, residual_multiplier=0.3, logits_scaling=3.0)),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", dict(GROUPED)),
+    "phi": ("PhiConfig", "PhiForCausalLM", dict(MODERN)),
+    "cohere": ("CohereConfig", "CohereForCausalLM", dict(GROUPED)),
     "mamba": (
         "MambaConfig",
         "MambaForCausalLM",
@@ -112,6 +120,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
              emb_layer_norm_before=False),
     ),
     "t5": ("T5Config", "T5ForConditionalGeneration", dict(T5)),
+    "mbart": ("MBartConfig", "MBartForConditionalGeneration", dict(SEQ2SEQ)),
     "bart": ("BartConfig", "BartForConditionalGeneration", dict(SEQ2SEQ)),
 }  # fmt: skip
 
@@ -129,3 +138,31 @@ def build(family: str) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return model
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model as taps and batches want one: its module and the map of its sites."""
+
+    module: nn.Module
+    sites: SiteMap
+
+
+@cache
+def tiny(family: str) -> Tiny:
+    """The tiny model of one family with its sites resolved and verified."""
+    module = build(family)
+    return Tiny(module, SiteMap.of(module))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokenized texts of random words."""
+
+    ids: list[np.ndarray]
+    type_ids: None = None
+
+
+def texts(*lengths: int) -> Texts:
+    generator = np.random.default_rng(0)
+    return Texts([generator.integers(5, VOCABULARY, length) for length in lengths])

@@ -13,24 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from layerwise.models.layouts import (
-    BART,
-    BERT,
-    DISTILBERT,
-    ESM,
-    FINAL_NORMS,
-    GEMMA2,
-    KNOWN,
-    KNOWN_ENCODER_DECODER,
-    MODERNBERT,
-    MPT,
-    OLMO2,
-    OPT,
-    Layout,
-    pre_norm,
-)
+from layerwise.models.layouts import FINAL_NORMS, KNOWN, KNOWN_PAIRS, LAYOUTS, Layout, pre_norm
 from layerwise.models.ports import Port
 
+NEEDED = ("attention", "z", "attn_out", "resid_mid", "mlp_out")  # an unknown block must have these to follow a layout
 INSIDE_ATTENTION = ("q", "k", "v", "pattern")
 
 # Names that blocks of unknown families give their parts, tried in this order.
@@ -64,7 +50,14 @@ class Stack:
 
 def body_of(module: nn.Module) -> nn.Module:
     """The model without its head: transformers' base model, else the module itself."""
-    return getattr(module, "base_model", module)
+    body = getattr(module, "base_model", module)
+    assert isinstance(body, nn.Module)
+    return body
+
+
+def config_of(module: nn.Module) -> Any:
+    """A transformers model's configuration."""
+    return module.config
 
 
 def path_of(module: nn.Module, part: nn.Module) -> str:
@@ -74,10 +67,10 @@ def path_of(module: nn.Module, part: nn.Module) -> str:
 
 def find_stacks(module: nn.Module) -> list[Stack]:
     """The stacks of blocks of a transformers model, their layouts not chosen yet; empty where none is found."""
-    config = module.config
+    config = config_of(module)
     if getattr(config, "is_encoder_decoder", False):
         body = body_of(module)
-        parts = [("encoder.", body.encoder), ("decoder.", body.decoder)] if hasattr(body, "encoder") else []
+        parts = [(f"{name}.", getattr(body, name)) for name in ("encoder", "decoder") if hasattr(body, name)]
     else:
         parts = [("", body_of(module))]
     found = [_stack(module, prefix, part) for prefix, part in parts]
@@ -85,16 +78,14 @@ def find_stacks(module: nn.Module) -> list[Stack]:
 
 
 def _stack(root: nn.Module, prefix: str, part: nn.Module) -> Stack | None:
-    """The longest list of blocks of one class; the outermost where several are equally long."""
+    """The outermost list of modules, the longest where several are equally far out."""
     lists = [
-        (path, blocks)
-        for path, blocks in part.named_modules()
-        if isinstance(blocks, nn.ModuleList) and len(blocks) and len({type(block) for block in blocks}) == 1
+        (path, blocks) for path, blocks in part.named_modules() if isinstance(blocks, nn.ModuleList) and len(blocks)
     ]
     if not lists:
         return None
-    path, blocks = max(lists, key=lambda item: (len(item[1]), -item[0].count(".")))
-    config = getattr(part, "config", root.config)
+    path, blocks = max(lists, key=lambda item: (-item[0].count("."), len(item[1])))
+    config: Any = getattr(part, "config", root.config)
     heads = _first(config, f"{prefix[:-1]}_attention_heads" if prefix else "", "num_attention_heads", "num_heads") or 1
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     if config.model_type == "falcon":  # its own three ways of sharing keys and values
@@ -115,55 +106,64 @@ def _first(config: Any, *names: str) -> int | None:
     return next((value for name in names if name and isinstance(value := getattr(config, name, None), int)), None)
 
 
-def known_layouts(module: nn.Module, stacks: list[Stack]) -> list[Stack] | None:
-    """The stacks with the layouts of the model's family; None for an unknown family."""
-    config = module.config
-    if getattr(config, "is_encoder_decoder", False):
-        pair = KNOWN_ENCODER_DECODER.get(config.model_type)
-        return [replace(stack, layout=layout) for stack, layout in zip(stacks, pair, strict=True)] if pair else None
+def layouts_to_try(module: nn.Module, stacks: list[Stack]) -> Iterator[list[Stack]]:
+    """The stacks with the layouts of the model's family, or, of an unknown family, with each it may follow."""
+    config = config_of(module)
+    if len(stacks) == 2:
+        known_pair = KNOWN_PAIRS.get(config.model_type)
+        for pair in [known_pair] if known_pair else KNOWN_PAIRS.values():
+            yield [replace(stack, layout=layout) for stack, layout in zip(stacks, pair, strict=True)]
+        return
     entry = KNOWN.get(config.model_type)
     if entry is None:
-        return None
-    layout = entry if isinstance(entry, Layout) else entry(config)
-    return [replace(stack, layout=layout) for stack in stacks]
+        layouts = guessed_layouts(module.get_submodule(stacks[0].block(0)))
+    else:
+        layouts = [entry if isinstance(entry, Layout) else entry(config)]
+    for layout in layouts:
+        yield [replace(stacks[0], layout=layout)]
 
 
-def guessed_layouts(block: nn.Module) -> Iterator[Layout]:
-    """Layouts an unknown block may follow, the likeliest first: those of known families it has every module of, then
-    one put together from the names its parts usually have, its residual sequential or parallel."""
-    for layout in (OLMO2, GEMMA2, BERT, ESM, DISTILBERT, MODERNBERT, MPT, OPT, BART):
-        own = [path for name, path in layout.sites.items() if not name.startswith(("cross", "resid_cross"))]
-        if all(_has(block, path) for path in own):
-            yield layout
+def guessed_layouts(block: nn.Module) -> list[Layout]:
+    """Layouts an unknown block may follow, the one that names most of it first: those of known families it has the
+    modules of, and those put together from the names such parts usually have. Which is true, numbers decide."""
+    layouts = list(LAYOUTS)
     attention, mlp = _present(block, ATTENTIONS), _present(block, MLPS)
-    if not attention or not mlp:
-        return
-    out = _present(block.get_submodule(attention), OUT_PROJECTIONS)
-    down = _present(block.get_submodule(mlp), DOWN_PROJECTIONS)
-    router = _present(block.get_submodule(mlp), ROUTERS)
-    more = {"router": f"{mlp}.{router}"} if router else {}
-    norm = _present(block, MIDDLE_NORMS)
-    if norm:
-        yield pre_norm(attention, out, mlp, down, norm, **more)
-    yield pre_norm(attention, out, mlp, down, **more)
+    if attention and mlp:
+        out = _present(block.get_submodule(attention), OUT_PROJECTIONS)
+        down = _present(block.get_submodule(mlp), DOWN_PROJECTIONS)
+        router = _present(block.get_submodule(mlp), ROUTERS)
+        more = {"router": f"{mlp}.{router}"} if router else {}
+        layouts += [pre_norm(attention, out, mlp, down, norm, **more) for norm in (_present(block, MIDDLE_NORMS), "")]
+
+    def named(layout: Layout) -> int:
+        return sum(bool(_find(block, place)) for place in layout.sites.values())
+
+    def fits(layout: Layout) -> bool:
+        needed = [place for name, place in layout.sites.items() if name in NEEDED]
+        needed += [path for name, path in layout.norms.items() if "cross" not in name]
+        return all(_find(block, place) for place in needed)
+
+    return sorted(filter(fits, layouts), key=named, reverse=True)
 
 
 def _present(block: nn.Module, names: tuple[str, ...]) -> str:
     return next((name for name in names if isinstance(getattr(block, name, None), nn.Module)), "")
 
 
-def _has(block: nn.Module, path: str) -> bool:
-    """Whether a block has the module of ``module.input`` or ``module``."""
-    name = path.removesuffix(".input").removesuffix(".output")
-    try:
-        block.get_submodule(name)
-    except AttributeError:
-        return False
-    return not name.endswith(".")
+def _find(block: nn.Module, place: str) -> str:
+    """Which of ``a|b`` a block has the module of, as ``module``, ``module.input`` or ``module.output``; '' for none."""
+    for path in place.split("|"):
+        try:
+            block.get_submodule(path.removesuffix(".input").removesuffix(".output"))
+            return path
+        except AttributeError:
+            continue
+    return ""
 
 
-def place_ports(module: nn.Module, stacks: list[Stack]) -> dict[str, Port]:
-    """The port of every site, under canonical names like ``resid_post.5`` or ``encoder.z.0``, in the order they run."""
+def place_ports(module: nn.Module, stacks: list[Stack], inside: bool = True) -> dict[str, Port]:
+    """The port of every site, under canonical names like ``resid_post.5`` or ``encoder.z.0``, in the order they run;
+    those inside attention only if ``inside``."""
     ports: dict[str, Port] = {}
     for stack in stacks:
         prefix, width = stack.prefix, stack.width
@@ -172,6 +172,8 @@ def place_ports(module: nn.Module, stacks: list[Stack]) -> dict[str, Port]:
             block = module.get_submodule(stack.block(layer))
             ports[f"{prefix}resid_pre.{layer}"] = Port(stack.block(layer), "input", width=width)
             for name, port in _block_ports(module, stack, stack.block(layer), block):
+                if port.inside in INSIDE_ATTENTION and not inside:
+                    continue
                 # Only a decoder has cross-attention, so its sites need no prefix.
                 site = f"{name}.{layer}" if "cross" in name else f"{prefix}{name}.{layer}"
                 ports[site] = port
@@ -180,17 +182,18 @@ def place_ports(module: nn.Module, stacks: list[Stack]) -> dict[str, Port]:
         norm = _present(module.get_submodule(parent), FINAL_NORMS)
         if norm:
             ports[f"{prefix}final_norm"] = Port(f"{parent}.{norm}" if parent else norm, "output", width=width)
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    if head is not None:
-        ports["logits"] = Port("", "output", width=module.config.vocab_size)
+    find_head: Any = getattr(module, "get_output_embeddings", lambda: None)
+    if find_head() is not None:
+        ports["logits"] = Port("", "output", width=config_of(module).vocab_size)
     return ports
 
 
 def _block_ports(root: nn.Module, stack: Stack, path: str, block: nn.Module) -> Iterator[tuple[str, Port]]:
     """The ports inside one block: those of its layout whose modules it has."""
     scale = float(getattr(root.config, "residual_multiplier", 1.0))
-    for name, place in stack.layout.sites.items():
-        if not _has(block, place):
+    for name, places in stack.layout.sites.items():
+        place = _find(block, places)
+        if not place:
             continue
         where, _, side = place.rpartition(".")
         if name in ("attention", "cross_attention"):

@@ -35,24 +35,19 @@ def inside(root: nn.Module, gates: Mapping[nn.Module, Mapping[str, Gate]]) -> It
     ``gates``: per module, by point: q, k, v (batch, tokens, heads, head_dim), pattern (batch, heads, query, key) or
     router (tokens, experts).
     """
+    listed = {module for module, points in gates.items() if "router" not in points and uses_interface(module)}
     with ExitStack() as stack:
-        if gates:
-            eager = any("pattern" in points for points in gates.values())
-            stack.enter_context(_implementation(root, eager, ours=any(map(uses_interface, gates))))
+        if listed:
+            eager = any("pattern" in gates[module] for module in listed)
+            stack.enter_context(_implementation(root, eager))
         for module, points in gates.items():
-            if uses_interface(module):
-                stack.enter_context(_listed(module, points))
-            else:
-                stack.enter_context(_watched(module, points))
+            stack.enter_context(_listed(module, points) if module in listed else _watched(module, points))
         yield
 
 
-def uses_interface(module: nn.Module) -> bool:
-    """Whether a module's code hands its attention to transformers' AttentionInterface."""
-    return (
-        "ALL_ATTENTION_FUNCTIONS" in vars(sys.modules[type(module).__module__])
-        and "router" not in type(module).__name__.lower()
-    )
+def uses_interface(attention: nn.Module) -> bool:
+    """Whether an attention's code hands its tensors to transformers' AttentionInterface."""
+    return "ALL_ATTENTION_FUNCTIONS" in vars(sys.modules[type(attention).__module__])
 
 
 @contextmanager
@@ -67,16 +62,18 @@ def _listed(module: nn.Module, points: Mapping[str, Gate]) -> Iterator[None]:
 
 
 @contextmanager
-def _implementation(root: nn.Module, eager: bool, ours: bool) -> Iterator[None]:
-    """Our attention function (or, for families without the interface, at most plain eager) in every configuration."""
+def _implementation(root: nn.Module, eager: bool) -> Iterator[None]:
+    """Our attention function in every configuration of the model, over eager maths or over what was set."""
     configs = {
         id(m.config): m.config for m in root.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
     }
-    before = [(config, config._attn_implementation) for config in configs.values()]
+    before: list[tuple[Any, str | None]] = [
+        (one, one._attn_implementation) for one in configs.values() if hasattr(one, "_attn_implementation")
+    ]
     try:
         for config, name in before:
             base = "eager" if eager else (name or "eager").removeprefix(OURS)
-            config._attn_implementation = _register(base) if ours else base
+            config._attn_implementation = _register(base)
         yield
     finally:
         for config, name in before:
@@ -167,25 +164,26 @@ class _Products(TorchFunctionMode):
         )
         # Falcon's newer blocks repeat each key-value head for its query heads before the product.
         self.repeats = self.heads // module.num_kv_heads if getattr(module, "new_decoder_architecture", False) else 1
-        self.products = 0
-        self.mixed = False
-        self.softmaxed = False
+        self.met = self.softmaxed = self.mixed = False
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         if name == "scaled_dot_product_attention":
-            query, key, value, *rest = args
-            query, key, value = self._heads("q", query), self._repeated("k", key), self._repeated("v", value)
-            return function(query, key, value, *rest, **kwargs)
+            query, key, value = self._heads("q", args[0]), self._repeated("k", args[1]), self._repeated("v", args[2])
+            if "pattern" not in self.points:
+                return function(query, key, value, *args[3:], **kwargs)
+            return self.points["pattern"](_pattern(query, key, *args[3:], **kwargs)) @ value
         if name == "softmax":
             self.softmaxed = True
-        elif name in self.PRODUCTS and not self.products:
-            self.products = 1
+        elif name not in self.PRODUCTS or args[-1].dim() == 2:  # a product with a weight is a projection
+            pass
+        elif not self.met:
+            self.met = True
             *first, left, right = (*args, kwargs.pop("batch1"), kwargs.pop("batch2")) if "batch1" in kwargs else args
             key = self._repeated("k", right.transpose(-1, -2)).transpose(-1, -2)
             return function(*first, self._heads("q", left), key, **kwargs)
-        elif name in self.PRODUCTS and self.softmaxed and not self.mixed:
+        elif self.softmaxed and not self.mixed:
             self.mixed = True
             pattern, value = args
             if "pattern" in self.points:
@@ -209,3 +207,18 @@ class _Products(TorchFunctionMode):
         apart = tensor if tensor.dim() == 4 else tensor.view(-1, self.heads, *tensor.shape[-2:])
         seen = self.points[name](apart.transpose(1, 2)).transpose(1, 2)
         return seen.reshape(tensor.shape)
+
+
+def _pattern(
+    query: Tensor, key: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """The probabilities torch's fused attention keeps to itself, by its definition: (batch, heads, query, key)."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        # A query that may look nowhere (padding) gets no mix, as in the fused one.
+        probabilities = scores.masked_fill(~attn_mask, -torch.inf).softmax(-1).masked_fill(~attn_mask, 0.0)
+    else:
+        probabilities = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
+    return torch.dropout(probabilities, dropout_p, train=dropout_p > 0)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import UserError
-from layerwise.models.architecture import body_of
+from layerwise.models.architecture import body_of, config_of
 
 Side = Literal["left", "right"]
 
@@ -64,7 +64,7 @@ def make_batch(model: _Model, tokens: _Tokens, indices: Sequence[int] | np.ndarr
             f"{type(module).__name__} numbers its positions by column, so its texts can be padded on the right only.\n"
             "Leave the padding side out, or say right."
         )
-    config = module.config
+    config = config_of(module)
     pad = getattr(config, "pad_token_id", None)
     lengths = torch.tensor([len(row) for row in rows])
     ids = _padded(rows, pad if isinstance(pad, int) and pad >= 0 else 0, side)
@@ -85,7 +85,7 @@ def make_batch(model: _Model, tokens: _Tokens, indices: Sequence[int] | np.ndarr
 def takes_left_padding(module: nn.Module) -> bool:
     """Whether a model's results do not depend on the padding side, given the right positions."""
     takes_positions = "position_ids" in inspect.signature(body_of(module).forward).parameters
-    return takes_positions or module.config.model_type in SHIFT_INVARIANT
+    return takes_positions or config_of(module).model_type in SHIFT_INVARIANT
 
 
 def _padded(rows: Sequence[np.ndarray], fill: int, side: Side | None) -> Tensor:

@@ -1,8 +1,8 @@
 """Layouts: where each site lives in the blocks of a family, as a table to read.
 
 A layout maps a site to a path inside one block, ``module.input`` or ``module.output``; ``attention`` is the module
-whose forward mixes tokens (``q``, ``k``, ``v``, ``pattern`` are points inside it). A path that a block does not have
-means that the site does not exist there. A site at an ``.input`` that the block also uses for its residual is shared.
+whose forward mixes tokens (``q``, ``k``, ``v``, ``pattern`` are points inside it). ``a|b`` is a where the block has
+it, else b; where it has neither, the site does not exist. A site at an ``.input`` that the block also uses for its residual is shared.
 
 Laws, which :mod:`layerwise.models.verify` checks with real numbers:
 sequential  pre + attn = mid,        mid + mlp = post
@@ -29,31 +29,27 @@ class Layout:
     changed: frozenset[str] = frozenset()  # tensors that the block later changes in place
 
 
-def layout(
-    form: Form, *, norms: Mapping[str, str] | None = None, changed: tuple[str, ...] = (), **sites: str
-) -> Layout:
-    return Layout(form, sites, norms or {}, frozenset(changed))
+def layout(form: Form, *, norms: Mapping[str, str] | None = None, **sites: str) -> Layout:
+    return Layout(form, sites, norms or {})
 
 
 def pre_norm(attention: str, out: str, mlp: str, down: str, norm: str = "", **more: str) -> Layout:
     """The usual block: x + attention(norm(x)), then + mlp(norm(.)); without ``norm`` the two run in parallel."""
-    mid = {"resid_mid": f"{norm}.input"} if norm else {}
-    return layout(
-        "sequential" if norm else "parallel",
-        **{
-            "attention": attention,
-            "attn_out": f"{attention}.output",
-            "z": f"{attention}.{out}.input",
-            "mlp_out": f"{mlp}.output",
-            "mlp_post": f"{mlp}.{down}.input",
-            **mid,
-            **more,
-        },
-    )
+    sites = {
+        "attention": attention,
+        "z": f"{attention}.{out}.input",
+        "attn_out": f"{attention}.output",
+        "resid_mid": f"{norm}.input",
+        "mlp_post": f"{mlp}.{down}.input",
+        "mlp_out": f"{mlp}.output",
+        **more,
+    }
+    if not norm:
+        del sites["resid_mid"]
+    return Layout("sequential" if norm else "parallel", sites)
 
 
-LLAMA = pre_norm("self_attn", "o_proj", "mlp", "down_proj", "post_attention_layernorm", router="mlp.gate")
-GPT_OSS = pre_norm("self_attn", "o_proj", "mlp", "down_proj", "post_attention_layernorm", router="mlp.router")
+LLAMA = pre_norm("self_attn", "o_proj", "mlp", "down_proj", "post_attention_layernorm", router="mlp.gate|mlp.router")
 LLAMA_PARALLEL = pre_norm("self_attn", "o_proj", "mlp", "down_proj")
 PHI = pre_norm("self_attn", "dense", "mlp", "fc2")
 GEMMA2 = layout(  # what is added has passed a norm of its own
@@ -120,24 +116,40 @@ BART = layout(  # also OPT with its norms after the sum; the decoder's cross-att
     mlp_post="fc2.input",
     mlp_out="fc2.output",
 )
-T5_SELF = dict(
-    attention="layer.0.SelfAttention",
-    z="layer.0.SelfAttention.o.input",
-    attn_out="layer.0.SelfAttention.output",
-    resid_mid="layer.0.output",
-)
-T5_ENCODER = layout(
-    "sequential", **T5_SELF, mlp_post="layer.1.DenseReluDense.wo.input", mlp_out="layer.1.DenseReluDense.output"
-)
-T5_DECODER = layout(
+MBART_ENCODER = OPT  # as BART, its norms before attention and MLP
+MBART_DECODER = Layout(
     "sequential",
-    **T5_SELF,
-    cross_attention="layer.1.EncDecAttention",
-    cross_z="layer.1.EncDecAttention.o.input",
-    cross_attn_out="layer.1.EncDecAttention.output",
-    resid_cross="layer.1.output",
-    mlp_post="layer.2.DenseReluDense.wo.input",
-    mlp_out="layer.2.DenseReluDense.output",
+    {
+        **BART.sites,
+        "resid_mid": "encoder_attn_layer_norm.input",
+        "resid_cross": "final_layer_norm.input",
+    },
+)
+T5_SELF = {
+    "attention": "layer.0.SelfAttention",
+    "z": "layer.0.SelfAttention.o.input",
+    "attn_out": "layer.0.SelfAttention.output",
+    "resid_mid": "layer.0.output",
+}
+T5_ENCODER = Layout(
+    "sequential",
+    {
+        **T5_SELF,
+        "mlp_post": "layer.1.DenseReluDense.wo.input",
+        "mlp_out": "layer.1.DenseReluDense.output",
+    },
+)
+T5_DECODER = Layout(
+    "sequential",
+    {
+        **T5_SELF,
+        "cross_attention": "layer.1.EncDecAttention",
+        "cross_z": "layer.1.EncDecAttention.o.input",
+        "cross_attn_out": "layer.1.EncDecAttention.output",
+        "resid_cross": "layer.1.output",
+        "mlp_post": "layer.2.DenseReluDense.wo.input",
+        "mlp_out": "layer.2.DenseReluDense.output",
+    },
 )
 BERT = layout(
     "post_norm",
@@ -174,25 +186,31 @@ KNOWN: dict[str, Layout | Callable[[Any], Layout]] = {
     "falcon": lambda config: FALCON_PARALLEL if config.new_decoder_architecture or config.parallel_attn else FALCON,
     "mpt": MPT,
     **dict.fromkeys(
-        ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi3", "olmo", "granite", "smollm3"), LLAMA
+        ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi3", "olmo", "granite", "smollm3", "gpt_oss"),
+        LLAMA,
     ),
     **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA2),
     "olmo2": OLMO2,
-    "gpt_oss": GPT_OSS,
     "phi": PHI,
     "cohere": LLAMA_PARALLEL,
     "stablelm": lambda config: LLAMA_PARALLEL if config.use_parallel_residual else LLAMA,
     "mamba": BLOCK,
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "camembert"), BERT),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), BERT),
     "distilbert": DISTILBERT,
     "modernbert": MODERNBERT,
     "esm": ESM,
-    "bart": BART,
 }
-KNOWN_ENCODER_DECODER: dict[str, tuple[Layout, Layout]] = {
-    **dict.fromkeys(("t5", "mt5"), (T5_ENCODER, T5_DECODER)),
+# Encoder and decoder; an unknown encoder-decoder is tried with each pair.
+KNOWN_PAIRS: dict[str, tuple[Layout, Layout]] = {
+    "t5": (T5_ENCODER, T5_DECODER),
     "bart": (BART, BART),
+    "mbart": (MBART_ENCODER, MBART_DECODER),
 }
+# Tried in this order on a model of an unknown family: a sequential block obeys the law of parallel ones too.
+LAYOUTS: tuple[Layout, ...] = (
+    OLMO2, GEMMA2, BERT, ESM, DISTILBERT, BLOOM, LLAMA, GPT2, GPT_NEO, NEOX, FALCON, MPT, OPT, BART, MODERNBERT,
+    LLAMA_PARALLEL, PHI, GPT_J, NEOX_PARALLEL, FALCON_PARALLEL,
+)  # fmt: skip
 FINAL_NORMS = (
     "norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "layer_norm", "emb_layer_norm_after",
 )  # fmt: skip

@@ -13,11 +13,11 @@ from torch import nn
 def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Another forward for one module, for the time of the context; one that someone else had put there comes back."""
     had, before = "forward" in vars(module), module.forward
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if had:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
         else:
             del module.forward

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from layerwise.errors import UserError
 from layerwise.models.ports import input_key, with_first_tensor
 from layerwise.models.replaced import forward_replaced
-from layerwise.models.sites import SiteMap, parse_site
+from layerwise.models.sites import SiteMap
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def restarted(model: _Model, start: Start | None) -> Iterator[None]:
     if start is None:
         yield
         return
-    site = parse_site(model.sites.expand(start.site)[0])
+    site = model.sites.one(start.site)
     if site.kind != "resid_pre" or site.layer is None:
         raise UserError(f"a forward can start at a resid_pre only, but got {start.site!r}.")
     stack = model.sites.stacks[site.name.removesuffix("resid_pre")]

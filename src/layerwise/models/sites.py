@@ -236,6 +236,12 @@ class SiteMap:
     def _because(self) -> str:
         return f" ({self.refused})" if self.refused else ""
 
+    def stack_of(self, site: str) -> Stack:
+        """The stack a site or raw path lies in (the first for a path outside all)."""
+        if site.endswith((".input", ".output")):
+            return next((stack for stack in self.stacks.values() if site.startswith(f"{stack.path}.")), self._main)
+        return self._stack(parse_site(site).name)
+
     def _stack(self, name: str) -> Stack:
         prefix = name.rpartition(".")[0]
         return self.stacks[f"{prefix}." if prefix else "decoder." if "decoder." in self.stacks else ""]

@@ -7,7 +7,7 @@ holds more than the pooled result; a forward stops as soon as the last site that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,8 +51,11 @@ class _Forward:
     batch: int = 0
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """A hook: a new forward begins."""
+        """A pre-hook on a plain model: a new forward begins."""
         self.passed.clear()
+
+    def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """A pre-hook on a first block: how many texts run now (some blocks lay all tokens in one row)."""
         tensor = first_tensor([*args, *kwargs.values()])
         self.batch = 0 if tensor is None else tensor.shape[0]
 
@@ -91,7 +94,7 @@ class _Gate:
 
     def hook(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """A forward hook: the module's output through the gate."""
-        value = output.logits if self.port.path == "" else first_tensor(output)
+        value = first_tensor(output.logits if self.port.path == "" else output)
         if value is None:
             raise UserError(f"{self.site} holds no tensor: {type(module).__name__} returns {type(output).__name__}.")
         seen = self(value)
@@ -169,7 +172,10 @@ def _tapped(
         def keep(handle: Any) -> None:
             stack.callback(handle.remove)
 
-        keep(body_of(root).register_forward_pre_hook(forward.begin, with_kwargs=True))
+        if not model.sites.stacks:
+            keep(root.register_forward_pre_hook(forward.begin, with_kwargs=True))
+        for blocks in model.sites.stacks.values():
+            keep(root.get_submodule(blocks.block(0)).register_forward_pre_hook(forward.measure, with_kwargs=True))
         points: dict[nn.Module, dict[str, Any]] = {}
         for gate in forward.gates:
             module = gate.port.module(root)
@@ -232,16 +238,26 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(grad))
         forward = stack.enter_context(_tapped(model, reads, writes or {}, stops=stops))
+        if start is not None:
+            _check_start(model.sites, forward, start)
         stack.enter_context(restarted(model, start))
         module = _module_to_run(root, forward)
-        try:
-            module(**batch.inputs, **_quiet_arguments(root, module))
-        except _Enough:
-            pass
+        with suppress(_Enough):
+            module(**batch.inputs, **_quiet_arguments(root))
     missing = [key for gate in forward.gates for key, _, _ in gate.reads if key not in forward.captured]
     if missing:
         raise UserError(f"{missing[0]} was not reached: its module did not run in this forward.")
     return forward.captured
+
+
+def _check_start(sites: SiteMap, forward: _Forward, start: Start) -> None:
+    """Raises UserError for a tap on a block that the restart skips."""
+    first = sites.one(start.site)
+    stack = first.name.removesuffix("resid_pre")
+    for gate in forward.gates:
+        layer = sites.layer_of(gate.site)
+        if layer is not None and layer < (first.layer or 0) and sites.stack_of(gate.site).prefix == stack:
+            raise UserError(f"{gate.site} lies before {first}, where this forward starts.")
 
 
 def _module_to_run(root: nn.Module, forward: _Forward) -> nn.Module:
@@ -254,10 +270,10 @@ def _module_to_run(root: nn.Module, forward: _Forward) -> nn.Module:
     return body if within else root
 
 
-def _quiet_arguments(root: nn.Module, module: nn.Module) -> dict[str, Any]:
+def _quiet_arguments(root: nn.Module) -> dict[str, Any]:
     """Arguments that keep a forward from building what a single pass does not need: a key-value cache."""
-    config = getattr(root, "config", None)
+    config: Any = getattr(root, "config", None)
     # Models that share keys and values between layers do so through the cache.
-    if config is None or not hasattr(config, "use_cache") or getattr(config, "num_kv_shared_layers", 0):
+    if config is None or not hasattr(config, "use_cache") or getattr(config, "num_kv_shared_layers", None):
         return {}
     return {"use_cache": False}

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import UserError
-from layerwise.models.architecture import Stack, body_of, find_stacks, guessed_layouts, known_layouts, place_ports
+from layerwise.models.architecture import Stack, body_of, config_of, find_stacks, layouts_to_try, place_ports
 from layerwise.models.batch import make_batch
-from layerwise.models.sites import SiteMap
+from layerwise.models.sites import Site, SiteMap, parse_site
 from layerwise.models.taps import run
-
-BLOCK_SITES = ("embed", "resid_pre", "resid_post", "final_norm", "logits")
 
 
 @dataclass(frozen=True)
@@ -55,27 +53,20 @@ def resolve(module: nn.Module) -> SiteMap:
         if failure:
             return SiteMap(module, repeated=repeated, refused=failure)
         reasons = []
-        for candidate in _candidates(module, stacks):
+        for candidate in layouts_to_try(module, stacks):
             reason = _failure(module, candidate, repeated)
             if not reason:
-                return SiteMap(module, candidate, place_ports(module, candidate), repeated)
+                inner = _attention_failure(module, candidate)
+                return SiteMap(module, candidate, place_ports(module, candidate, inside=not inner), repeated, inner)
             reasons.append(reason)
     refused = f"only its blocks could be verified: {reasons[0] if reasons else 'their parts have unknown names'}"
     return SiteMap(module, stacks, place_ports(module, stacks), repeated, refused)
 
 
-def _candidates(module: nn.Module, stacks: list[Stack]) -> Iterator[list[Stack]]:
-    known = known_layouts(module, stacks)
-    if known is not None:
-        yield known
-    elif len(stacks) == 1:
-        for layout in guessed_layouts(module.get_submodule(stacks[0].block(0))):
-            yield [replace(stacks[0], layout=layout)]
-
-
 def _batch(module: nn.Module) -> Any:
     """Two texts of six tokens spread over the vocabulary, none of them padding."""
-    size, pad = module.config.vocab_size, getattr(module.config, "pad_token_id", None)
+    config = config_of(module)
+    size, pad = config.vocab_size, getattr(config, "pad_token_id", None)
     ids = (np.arange(12) * 7919 + 11) % (size - 1)
     ids = np.where(ids >= pad, ids + 1, ids) if isinstance(pad, int) else ids
     return make_batch(_Probe(module, SiteMap(module)), _Texts([ids[:6], ids[6:]]), [0, 1])
@@ -110,15 +101,41 @@ def _failure(module: nn.Module, stacks: list[Stack], repeated: frozenset[str]) -
         return f"module {shared[0]} runs several times in one forward"
     sites = SiteMap(module, stacks, ports)
     wanted = [name for name in ports if _in_a_law(name)]
+    wanted += [f"{port.path}.input" for name, port in ports.items() if name.endswith("final_norm")]
     try:
         found = run(_Probe(module, sites), _batch(module), dict.fromkeys(wanted))
-    except (UserError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        for stack in stacks:
+            for layer in range(stack.n_layers):
+                for law, left, right in _laws(module, stack, layer, found):
+                    if not _equal(left, right):
+                        return f"{law} does not hold in layer {layer}"
+            norm = ports.get(f"{stack.prefix}final_norm")
+            last = found[f"{stack.prefix}resid_post.{stack.n_layers - 1}"]
+            if norm and not _equal(found[f"{norm.path}.input"], last):
+                return f"{norm.path} does not take the last resid_post"
+    except Exception as error:  # a layout that does not fit can fail in any way
         return f"the probe forward failed: {error}"
-    for stack in stacks:
-        for layer in range(stack.n_layers):
-            for law, left, right in _laws(module, stack, layer, found):
-                if left.shape != right.shape or not _equal(left, right):
-                    return f"{law} does not hold in layer {layer}"
+    return ""
+
+
+def _attention_failure(module: nn.Module, stacks: list[Stack]) -> str:
+    """Why the sites inside attention are not what their names say; '' if in every layer pattern · v = z, and z is what
+    it is when no one looks inside."""
+    ports = place_ports(module, stacks)
+    sites = SiteMap(module, stacks, ports)
+    mixes = [parse_site(name) for name in ports if parse_site(name).kind == "z"]
+    triples = [[str(Site(site.name[:-1] + name, site.layer)) for name in ("pattern", "v", "z")] for site in mixes]
+    try:
+        found = run(_Probe(module, sites), _batch(module), dict.fromkeys(name for names in triples for name in names))
+        untouched = run(_Probe(module, sites), _batch(module), {str(site): None for site in mixes})
+        if not all(_equal(found[str(site)], untouched[str(site)]) for site in mixes):
+            return "the inside of its attention could not be verified: looking changes it"
+        for pattern, value, mix in ([found[name] for name in names] for names in triples):
+            value = value.repeat_interleave(pattern.shape[1] // value.shape[2], dim=2)
+            if not _equal(torch.einsum("bhqk,bkhd->bqhd", pattern, value), mix):
+                return "the inside of its attention could not be verified: pattern · v is not z"
+    except Exception as error:  # so can an attention of another kind
+        return f"the inside of its attention could not be verified: {error}"
     return ""
 
 
@@ -136,7 +153,7 @@ def _laws(
     def at(name: str, index: int = layer) -> Tensor | None:
         return found.get(f"{name}.{index}" if "cross" in name else f"{stack.prefix}{name}.{index}")
 
-    pre, mid, post = at("resid_pre"), at("resid_mid"), at("resid_post")
+    pre, post = at("resid_pre"), at("resid_post")
     assert pre is not None
     assert post is not None
     if layer + 1 < stack.n_layers:
@@ -169,6 +186,8 @@ def _laws(
 
 def _equal(left: Tensor, right: Tensor) -> bool:
     """Equal up to the rounding of the model's own number format."""
+    if left.shape != right.shape:
+        return False
     tolerance = 1e-4 if left.dtype in (torch.float32, torch.float64) else 3e-2
     scale = right.float().abs().max().clamp(min=1e-6)
     return bool((left.float() - right.float()).abs().max() <= tolerance * scale)
