@@ -13,13 +13,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from test_gguf import write_gguf
 
 COMMITS = {"main": "a" * 40, "step1000": "b" * 40}
 REFUSALS = {"closed/model": (403, "GatedRepo"), "missing/model": (404, "RepoNotFound")}
 
 
 @pytest.fixture(scope="module")
-def endpoint(tiny_model_folder: Path) -> Iterator[str]:
+def endpoint(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    unpacked = tmp_path_factory.mktemp("hub") / "tiny.gguf"
+    write_gguf(unpacked)
+
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.answer(body=False)
@@ -41,7 +45,7 @@ def endpoint(tiny_model_folder: Path) -> Iterator[str]:
                 files = [{"rfilename": file.name} for file in tiny_model_folder.iterdir()]
                 content = json.dumps({"id": f"{owner}/{name}", "sha": commit, "siblings": files}).encode()
             elif status == 200:
-                file = tiny_model_folder / rest[-1]
+                file = unpacked if rest[-1] == unpacked.name else tiny_model_folder / rest[-1]
                 status, refusal = (200, "") if file.is_file() else (404, "EntryNotFound")
                 content = file.read_bytes() if file.is_file() else b""
                 if commit == COMMITS["step1000"]:
@@ -98,7 +102,7 @@ def test_hub_models_revisions_and_refusals(endpoint: str, tiny_model_folder: Pat
     from layerwise.models.loading import load_model
 
     expected = load_model(str(tiny_model_folder)).fingerprint
-    main, checkpoint, closed, missing, no_revision, alias = load_all(
+    main, checkpoint, closed, missing, no_revision, alias, packed = load_all(
         endpoint,
         tmp_path,
         [
@@ -108,6 +112,7 @@ def test_hub_models_revisions_and_refusals(endpoint: str, tiny_model_folder: Pat
             ("missing/model", None),
             ("owner/model", "step1"),
             ("gpt2", None),
+            ("owner/packed/tiny.gguf", None),
         ],
     )
     assert main == [expected, 1e-06, 3]
@@ -120,6 +125,8 @@ def test_hub_models_revisions_and_refusals(endpoint: str, tiny_model_folder: Pat
     assert missing.startswith("no model 'missing/model' on the hub, or it is private")
     assert no_revision == "owner/model has no such revision on the hub: check model.revision (a branch, tag or commit)."
     assert alias[0] == expected  # openai-community/gpt2, which this hub answers like any other
+
+    assert packed[1:] == [pytest.approx(1e-5), 6]  # six bytes, six tokens
 
     offline = load_all(endpoint, tmp_path, [("owner/model", None), ("owner/other", None)], HF_HUB_OFFLINE="1")
     assert offline[0] == main
