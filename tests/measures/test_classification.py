@@ -7,13 +7,12 @@ import pytest
 from sklearn import metrics as sk
 
 from layerwise.measures.classification import (
-    auroc,
-    average_precision,
     brier_losses,
     calibration_error,
     class_counts,
     count_scores,
     log_losses,
+    rank_scores,
 )
 
 ONES = np.ones((1, 200))
@@ -79,23 +78,25 @@ def test_no_item_is_undefined_not_zero():
 
 def test_rank_metrics_are_sklearns_with_ties_and_weights():
     y, probabilities, weights = sample(2)
-    ours_auroc = auroc(y == 1, probabilities[:, 1], weights)
-    ours_ap = average_precision(y == 1, probabilities[:, 1], weights)
+    ours = rank_scores(y == 1, probabilities[:, 1], weights)
     for row, weight in enumerate(weights):
-        assert ours_auroc[row] == pytest.approx(sk.roc_auc_score(y, probabilities[:, 1], sample_weight=weight))
-        assert ours_ap[row] == pytest.approx(sk.average_precision_score(y, probabilities[:, 1], sample_weight=weight))
+        assert ours["auroc"][row] == pytest.approx(sk.roc_auc_score(y, probabilities[:, 1], sample_weight=weight))
+        assert ours["average_precision"][row] == pytest.approx(
+            sk.average_precision_score(y, probabilities[:, 1], sample_weight=weight)
+        )
 
 
-@pytest.mark.parametrize("measure", [auroc, average_precision])
-def test_rank_metrics_of_one_class_are_undefined(measure):
-    for positive in (np.zeros(4, bool), np.ones(4, bool)):
-        assert np.isnan(measure(positive, np.arange(4.0), np.ones((1, 4)))[0])
+@pytest.mark.parametrize("positive", [np.zeros(4, bool), np.ones(4, bool)])
+def test_rank_metrics_of_one_class_are_undefined(positive):
+    found = rank_scores(positive, np.arange(4.0), np.ones((1, 4)))
+    assert np.isnan([found["auroc"][0], found["average_precision"][0]]).all()
 
 
 def test_constant_scores_rank_nothing():
     y = np.array([0, 1, 1, 0, 1])
-    assert auroc(y == 1, np.zeros(5), np.ones((1, 5)))[0] == 0.5
-    assert average_precision(y == 1, np.zeros(5), np.ones((1, 5)))[0] == pytest.approx(0.6)
+    found = rank_scores(y == 1, np.zeros(5), np.ones((1, 5)))
+    assert found["auroc"][0] == 0.5
+    assert found["average_precision"][0] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

@@ -150,6 +150,12 @@ def test_what_cannot_be_scored_is_refused(y, scores, message):
         evaluate(y, scores)
 
 
+@pytest.mark.parametrize(("columns", "n_classes"), [(3, 4), (1, 3), (3, 2)])
+def test_outputs_for_other_classes_are_refused(columns, n_classes):
+    with pytest.raises(UserError, match=f"gave {columns} outputs for {n_classes} classes"):
+        evaluate(np.array([0, 1, 1]), np.eye(3)[:, :columns], n_classes=n_classes)
+
+
 def test_unknown_metric_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'accuracy'"):
         check_metric("acuracy", "classification")

@@ -54,34 +54,33 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, otherwise: float = np.nan) -> np
     return np.divide(top, bottom, out=np.full(top.shape, otherwise), where=bottom != 0)
 
 
-def _by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``(B, distinct scores)`` weight of positives and of negatives at each score, highest score first."""
+def rank_scores(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """auroc and average_precision, what the order of the scores alone determines, each ``(B,)``.
+
+    The first is the probability that a positive item scores above a negative one, ties half; the second the mean over the
+    positive items of the precision at their score. Both are NaN where either kind is absent.
+
+    Args:
+        positive: ``(n,)`` bool.
+        scores: ``(n,)`` any number that grows with the belief that an item is positive.
+    """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     weights = weights[:, order]
+    # (B, distinct scores), highest score first.
     positives = np.add.reduceat(weights * positive[order], starts, axis=1)
-    return positives, np.add.reduceat(weights, starts, axis=1) - positives
-
-
-def auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probability that a positive item scores above a negative one, ties half; NaN where either is absent.
-
-    Args:
-        positive: ``(n,)`` bool.
-        scores: ``(n,)`` any number that grows with the belief in the positive class.
-    """
-    positives, negatives = _by_score(positive, scores, weights)
-    all_negatives = negatives.sum(1)
-    below = all_negatives[:, None] - np.cumsum(negatives, axis=1) + negatives / 2
-    return _ratio((positives * below).sum(1), positives.sum(1) * all_negatives)
-
-
-def average_precision(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the positive items of the precision at their score; NaN where a class is absent."""
-    positives, negatives = _by_score(positive, scores, weights)
-    precision = _ratio(np.cumsum(positives, axis=1), np.cumsum(positives + negatives, axis=1), 0.0)
-    return np.where(negatives.sum(1) > 0, _ratio((positives * precision).sum(1), positives.sum(1)), np.nan)
+    negatives = np.add.reduceat(weights, starts, axis=1) - positives
+    n_positive, n_negative = positives.sum(1), negatives.sum(1)
+    negatives_so_far = np.cumsum(negatives, axis=1)
+    below = n_negative[:, None] - negatives_so_far + negatives / 2
+    positives_so_far = np.cumsum(positives, axis=1)
+    precision = _ratio(positives_so_far, positives_so_far + negatives_so_far, 0.0)
+    average_precision = _ratio((positives * precision).sum(1), n_positive)
+    return {
+        "auroc": _ratio((positives * below).sum(1), n_positive * n_negative),
+        "average_precision": np.where(n_negative > 0, average_precision, np.nan),
+    }
 
 
 def log_losses(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2000
-WEIGHTS_AT_ONCE = 4_000_000
+# Few enough that what is computed from them stays in the processor's cache.
+WEIGHTS_AT_ONCE = 200_000
 JACKKNIFE_BLOCKS = 500
 
 Statistic = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -11,13 +11,12 @@ import numpy as np
 
 from layerwise.errors import UserError, unknown
 from layerwise.measures.classification import (
-    auroc,
-    average_precision,
     brier_losses,
     calibration_error,
     class_counts,
     count_scores,
     log_losses,
+    rank_scores,
 )
 from layerwise.measures.regression import regression_scores
 from layerwise.measures.statistics import RESAMPLES, Interval, bootstrap, wilson_interval
@@ -134,11 +133,11 @@ def _class_scores(
     predicted = predictions(scores, n_classes, threshold)
     if wanted & set(FROM_COUNTS):
         values.update(count_scores(*class_counts(y, predicted, n_classes, weights)))
-    for name, measure in (("auroc", auroc), ("average_precision", average_precision)):
-        if name in wanted and n_classes == 2:
-            values[name] = measure(y == 1, belief(scores), weights)
-        elif name in wanted:
-            values[name] = np.mean([measure(y == k, scores[:, k], weights) for k in range(n_classes)], axis=0)
+    if wanted & set(FROM_RANKS) and n_classes == 2:
+        values.update(rank_scores(y == 1, belief(scores), weights))
+    elif wanted & set(FROM_RANKS):
+        by_class = [rank_scores(y == k, scores[:, k], weights) for k in range(n_classes)]
+        values.update({name: np.mean([found[name] for found in by_class], axis=0) for name in FROM_RANKS})
     if wanted & set(FROM_PROBABILITIES) and are_probabilities(scores):
         total = weights.sum(1)
         values["log_loss"] = weights @ log_losses(y, scores) / total
@@ -152,7 +151,7 @@ def _class_scores(
 
 
 def check_items(y: np.ndarray, scores: np.ndarray, task: str, n_classes: int) -> None:
-    """Raise UserError unless there are items, one output row for each, and every output is a finite number."""
+    """Raise UserError unless there are items, each with a finite output for every class (two classes may share one)."""
     if len(y) == 0:
         raise UserError("there is nothing to score: no items.\nUse a larger test share, or more data.")
     if len(scores) != len(y):
@@ -164,6 +163,12 @@ def check_items(y: np.ndarray, scores: np.ndarray, task: str, n_classes: int) ->
         )
     if task != "regression" and (y.min() < 0 or y.max() >= n_classes):
         raise UserError(f"class ids must lie in 0..{n_classes - 1}, got {int(y.min())} to {int(y.max())}.")
+    columns = np.asarray(scores).reshape(len(y), -1).shape[1]
+    if task != "regression" and columns != n_classes and (n_classes > 2 or columns > 2):
+        raise UserError(
+            f"the probe gave {columns} outputs for {n_classes} classes: some class has no item to train on.\n"
+            "Leave that class out, or use more data."
+        )
 
 
 def evaluate(
