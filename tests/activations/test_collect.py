@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from .conftest import TEXTS
 
 from layerwise.activations.collect import collect
 from layerwise.activations.passes import Passes
@@ -15,7 +14,9 @@ from layerwise.activations.poolers import Mean
 from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError
 
-close = dict(rtol=2e-5, atol=2e-6)
+from .conftest import TEXTS
+
+close = {"rtol": 2e-5, "atol": 2e-6}
 
 
 def quietly(model, texts=TEXTS, *args, **kwargs):
@@ -208,23 +209,23 @@ def test_more_than_the_memory_is_refused_before_it_starts(model, monkeypatch) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(texts=[]), "there are no texts"),
-        (dict(texts=["rome", ""]), "text 1 has no tokens"),
-        (dict(sites="resid_pots.1"), "unknown site 'resid_pots.1'. Did you mean 'resid_post'"),
-        (dict(sites="resid_post.7"), "layer 7 in 'resid_post.7' is out of range"),
-        (dict(sites="pattern.0"), "pattern.0 cannot be pooled: its width is the number of tokens"),
-        (dict(sites="model.embed_tokens.weight.output"), "the model has no module 'model.embed_tokens.weight'"),
-        (dict(poolers="men"), "unknown pooler 'men'. Did you mean 'mean'"),
-        (dict(poolers="span"), "this dataset has none"),
-        (dict(poolers="index:9"), "text 1 has 2 tokens, so no token 9"),
-        (dict(dtype="float8"), "unknown storage dtype 'float8'"),
-        (dict(token_budget=0), "the token budget must be at least 1, got 0"),
-        (dict(max_length=100), "max_length 100 is more than"),
-        (dict(truncation="error", max_length=4), "tokens, 4 fit"),
+        ({"texts": []}, "there are no texts"),
+        ({"texts": ["rome", ""]}, "text 1 has no tokens"),
+        ({"sites": "resid_pots.1"}, "unknown site 'resid_pots.1'. Did you mean 'resid_post'"),
+        ({"sites": "resid_post.7"}, "layer 7 in 'resid_post.7' is out of range"),
+        ({"sites": "pattern.0"}, "pattern.0 cannot be pooled: its width is the number of tokens"),
+        ({"sites": "model.embed_tokens.weight.output"}, "the model has no module 'model.embed_tokens.weight'"),
+        ({"poolers": "men"}, "unknown pooler 'men'. Did you mean 'mean'"),
+        ({"poolers": "span"}, "this dataset has none"),
+        ({"poolers": "index:9"}, "text 1 has 2 tokens, so no token 9"),
+        ({"dtype": "float8"}, "unknown storage dtype 'float8'"),
+        ({"token_budget": 0}, "the token budget must be at least 1, got 0"),
+        ({"max_length": 100}, "max_length 100 is more than"),
+        ({"truncation": "error", "max_length": 4}, "tokens, 4 fit"),
     ],
 )
 def test_a_wrong_request_is_explained(model, arguments, message) -> None:
-    request = dict(texts=TEXTS, sites="resid_post.*", poolers="mean") | arguments
+    request = {"texts": TEXTS, "sites": "resid_post.*", "poolers": "mean"} | arguments
     with pytest.raises(UserError, match=re.escape(message)):
         quietly(model, **request)
 

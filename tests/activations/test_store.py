@@ -94,13 +94,13 @@ def test_a_part_serves_any_of_its_columns_and_only_the_rest_is_computed(model, s
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        (dict(token_budget=30), True),
-        (dict(texts=TextDataset("named", tuple(TEXTS), labels=[0, 1] * 3 + [1], task="classification", label_names=("a", "b"))), True),
-        (dict(dtype="float16"), False),
-        (dict(max_length=6), False),
-        (dict(texts=TEXTS[:-1]), False),
-        (dict(texts=TEXTS[::-1]), False),
-        (dict(texts=[*TEXTS[:-1], TEXTS[-1] + " ."]), False),
+        ({"token_budget": 30}, True),
+        ({"texts": TextDataset("named", tuple(TEXTS), labels=[0, 1] * 3 + [1], task="classification", label_names=("a", "b"))}, True),
+        ({"dtype": "float16"}, False),
+        ({"max_length": 6}, False),
+        ({"texts": TEXTS[:-1]}, False),
+        ({"texts": TEXTS[::-1]}, False),
+        ({"texts": [*TEXTS[:-1], TEXTS[-1] + " ."]}, False),
     ],
     ids=["budget", "labels", "dtype", "truncation", "fewer", "order", "text"],
 )  # fmt: skip
