@@ -220,7 +220,7 @@ def _build_fields(
     return _called(config_class, path, **values)
 
 
-def _called(make: Any, path: str, *arguments: Any, **values: Any) -> Any:
+def _called(make: Any, path: str, /, *arguments: Any, **values: Any) -> Any:
     """Call a config's constructor or ``parse``; a plain ValueError or TypeError of its checks becomes a UserError."""
     try:
         return make(*arguments, **values)
