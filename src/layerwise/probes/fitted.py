@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from layerwise.activations.collect import collect
 from layerwise.activations.layers import LayerReduction, combine
+from layerwise.activations.result import Activations
 from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError
 from layerwise.files import atomic_folder
@@ -25,7 +26,6 @@ from layerwise.models.config import ModelConfig
 from layerwise.probes.calibration import Platt
 from layerwise.probes.evaluation import are_probabilities, belief, predictions
 from layerwise.probes.outputs import outputs
-from layerwise.probes.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from layerwise.models.model import LanguageModel
@@ -61,8 +61,9 @@ class FittedProbe:
         over_layers: ``concat``, ``mean``, ``max`` or ``min``; ``rows`` (each layer was a training row) reads the last site
             alone. None with a single site.
         threshold: on the belief in the second of two classes; None is 0.5 for probabilities, 0 for decision values.
-        thresholds: those tuned on validation data, of which ``threshold`` may be one.
-        calibration: makes probabilities of decision values; labels do not depend on it.
+        thresholds: those tuned on validation data, by what each is best for (``accuracy``, ``f1``); ``threshold`` may be one.
+        calibration: (slope, intercept) of the sigmoid that makes probabilities of two classes' decision values (Platt 1999);
+            labels do not depend on it.
         model_name, model_fingerprint: the language model it was fitted on; another is refused.
         model_config: the ``ModelConfig`` fields that load it again.
         max_length: the longest text in tokens, where the model's own limit was lowered.
@@ -75,8 +76,8 @@ class FittedProbe:
     label_names: tuple[str, ...] = ()
     over_layers: LayerReduction | Literal["rows"] | None = None
     threshold: float | None = None
-    thresholds: Thresholds | None = None
-    calibration: Platt | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    calibration: tuple[float, float] | None = None
     model_name: str = ""
     model_fingerprint: str = ""
     model_config: Mapping[str, Any] = field(default_factory=dict)
@@ -131,19 +132,24 @@ class FittedProbe:
 
     def features(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> dict[str, Any]:
         """What the probe reads in each text, by site: (n, width) float32, or the texts' tokens where nothing is pooled."""
-        self.check_model(model)
-        activations = collect(model, texts, list(self.sites), [self.pooler], max_length=self.max_length, progress=False)
-        if self.pooler == "none":
+        activations = self._collected(texts, model)
+        if self.pooler.startswith("none"):
             return {site: activations.tokens(site) for site in self.sites}
-        return {site: activations.matrix(site, self.pooler) for site in self.sites}
+        return {site: activations.matrix(site) for site in self.sites}
+
+    def _collected(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> Activations:
+        self.check_model(model)
+        return collect(model, texts, list(self.sites), [self.pooler], max_length=self.max_length, progress=False)
 
     def predict(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> Predictions:
         """Labels, scores and probabilities of texts; of a ``tokens`` probe one of each token, text after text."""
         return self.predict_features(self.join(self.features(texts, model)))
 
     def join(self, features: Mapping[str, Any]) -> Any:
-        """The features of all sites as the one input of the estimator."""
+        """The features of all sites as the one input of the estimator: (rows, width), or tokens by text for attention."""
         values = [features[site] for site in self.sites]
+        if self.task == "tokens":
+            values = [tokens.values for tokens in values]
         if self.over_layers is None or self.over_layers == "rows":
             return values[-1]
         return combine(values, self.over_layers)
@@ -155,13 +161,17 @@ class FittedProbe:
             return Predictions(values[:, 0], values[:, 0], None)
         classes = np.asarray(self.estimator.classes_)
         labels = classes[predictions(values, len(classes), self.threshold)]
-        if not are_probabilities(values) and self.calibration is not None:
-            values = self.calibration.probabilities(values)
+        if self.calibration is not None and len(classes) == 2 and not are_probabilities(values):
+            slope, intercept = self.calibration
+            values = Platt((slope,), (intercept,)).probabilities(values)
         scores = belief(values) if len(classes) == 2 else values.max(1)
         return Predictions(labels, scores, values if are_probabilities(values) else None)
 
     def predict_frame(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> pd.DataFrame:
-        """One row per text: ``label`` (its name), ``score``, and the probability of each class under ``probability_<name>``."""
+        """One row per text: ``label`` (its name), ``score``, and each class's probability under ``probability_<name>``.
+
+        A ``tokens`` probe gives one row per token, which begins with ``text`` (its number), and ``token``.
+        """
         found = self.predict(texts, model)
         if self.is_regression:
             return pd.DataFrame({"label": found.labels, "score": found.scores})
@@ -169,7 +179,19 @@ class FittedProbe:
         if found.probabilities is not None:
             for column, label in enumerate(self.estimator.classes_):
                 frame[f"probability_{self.name_of(label)}"] = found.probabilities[:, column]
+        if self.task == "tokens":
+            rows = self.tokens(texts, model)
+            frame.insert(0, "text", np.repeat(np.arange(len(rows)), [len(row) for row in rows]))
+            frame.insert(1, "token", [model.tokenizer.decode([token]) for row in rows for token in row])
         return frame
+
+    def tokens(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> list[NDArray[np.int64]]:
+        """The token ids of each text that a probe without pooling reads."""
+        plain = list(texts.texts if isinstance(texts, TextDataset) else texts)
+        read = model.tokenize(plain, texts.pairs if isinstance(texts, TextDataset) else None, self.max_length)
+        if not self.pooler.endswith("@text"):
+            return read.ids
+        return [ids[~special] for ids, special in zip(read.ids, read.special, strict=True)]
 
     def name_of(self, label: Any) -> str:
         """The name of a class id; the id itself where the classes have no names."""
@@ -210,13 +232,8 @@ class FittedProbe:
         needed = {entry.name for entry in dataclass_fields(cls)} - {"estimator"}
         if set(described) != needed:
             raise UserError(f"{path} is damaged: wrong or missing fields {', '.join(sorted(set(described) ^ needed))}.")
-        described |= {name: tuple(described[name]) for name in ("sites", "label_names")}
-        if described["thresholds"] is not None:
-            described["thresholds"] = Thresholds(**described["thresholds"])
-        if described["calibration"] is not None:
-            described["calibration"] = Platt(
-                *(tuple(described["calibration"][name]) for name in ("slopes", "intercepts"))
-            )
+        for name in ("sites", "label_names", "calibration"):
+            described[name] = None if described[name] is None else tuple(described[name])
         probe = cls(load_probe_estimator(Path(folder) / "estimator"), **described)
         if model is not None:
             probe.check_model(model)
@@ -224,11 +241,9 @@ class FittedProbe:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: NumPy numbers, mappings, and the two small dataclasses a probe holds."""
+    """What JSON has no form for: NumPy numbers, and mappings that are no dicts."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (Thresholds, Platt)):
-        return asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be saved")
