@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,26 +59,18 @@ def collect(
     Raises UserError for sites the model lacks, texts that lack a token a pooler asks for, what will not fit into memory
     or on the disk, and NaN.
     """
-    dataset = texts if isinstance(texts, TextDataset) else None
-    plain = texts.texts if isinstance(texts, TextDataset) else texts
-    if not len(plain):
-        raise UserError("there are no texts to collect activations of.")
-    asked = dict.fromkeys(model.sites.expand("resid_post.*" if sites == "all" else sites), as_poolers(poolers))
-    tokens = model.tokenize(plain, dataset.pairs if dataset else None, max_length, truncation)
-    spans = dataset.spans if dataset else None
+    request = _Request.of(model, texts, sites, poolers, max_length, truncation)
+    tokens = request.tokens
     passes = partial(
-        Passes, model, tokens, spans=spans, dtype=storage_dtype(dtype), token_budget=token_budget,
+        Passes, model, tokens, spans=request.spans, dtype=storage_dtype(dtype), token_budget=token_budget,
         allow_nonfinite=allow_nonfinite,
     )  # fmt: skip
     meter = Meter(tokens.lengths, progress)
     parts: list[Part] = []
     if store is None:
-        columns, size = _in_memory(passes(asked), meter)
+        columns, size = _in_memory(passes(request.asked), meter)
     else:
-        corpus = Corpus(
-            model.fingerprint, _tokens_digest(tokens), _spans_digest(spans), tokens.lengths, _info(model, dataset)
-        )
-        columns, parts = Filling(store, corpus, passes, dtype, meter).columns(asked)
+        columns, parts = Filling(store, request.corpus(), passes, dtype, meter).columns(request.asked)
         size = sum(part.bytes() for part in parts)
     report = Report(
         texts=len(tokens),
@@ -89,6 +82,72 @@ def collect(
         notes=(tokens.report,) if tokens.report else (),
     )
     return Activations(len(tokens), columns, report, tokens, tuple(part.key for part in parts))
+
+
+def is_stored(
+    model: LanguageModel,
+    texts: Sequence[str] | TextDataset,
+    sites: str | Sequence[str],
+    poolers: str | Pooler | Sequence[str | Pooler],
+    store: Store,
+    *,
+    dtype: str = "float32",
+    max_length: int | None = None,
+    truncation: Literal["report", "error"] = "report",
+) -> bool:
+    """Whether ``collect`` with these arguments would find everything in the store, whole, and run no model."""
+    request = _Request.of(model, texts, sites, poolers, max_length, truncation)
+    corpus = request.corpus()
+    columns = [corpus.column(site, pooler) for site, chosen in request.asked.items() for pooler in chosen]
+    served, lacking = store.serving(corpus, columns, dtype)
+    held: dict[Part, list[str]] = {}
+    for column, part in served.items():
+        held.setdefault(part, []).append(column)
+    return not lacking and not any(part.missing(held[part]) for part in held)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of which texts: names resolved, texts tokenized."""
+
+    model: LanguageModel
+    dataset: TextDataset | None
+    tokens: Tokens
+    asked: dict[str, tuple[Pooler, ...]]
+
+    @classmethod
+    def of(
+        cls,
+        model: LanguageModel,
+        texts: Sequence[str] | TextDataset,
+        sites: str | Sequence[str],
+        poolers: str | Pooler | Sequence[str | Pooler],
+        max_length: int | None,
+        truncation: Literal["report", "error"],
+    ) -> _Request:
+        dataset = texts if isinstance(texts, TextDataset) else None
+        plain = texts.texts if isinstance(texts, TextDataset) else texts
+        if not len(plain):
+            raise UserError("there are no texts to collect activations of.")
+        asked = dict.fromkeys(model.sites.expand("resid_post.*" if sites == "all" else sites), as_poolers(poolers))
+        tokens = model.tokenize(plain, dataset.pairs if dataset else None, max_length, truncation)
+        return cls(model, dataset, tokens, asked)
+
+    @property
+    def spans(self) -> np.ndarray | None:
+        return self.dataset.spans if self.dataset else None
+
+    def corpus(self) -> Corpus:
+        tokens = self.tokens
+        spans = None if self.spans is None else digest(self.spans.tolist())
+        named = {} if self.dataset is None else {"dataset": self.dataset.name, "dataset_digest": self.dataset.digest()}
+        return Corpus(
+            self.model.fingerprint,
+            tokens_digest([tokens.ids, tokens.special, tokens.type_ids, tokens.offsets]),
+            spans,
+            tokens.lengths,
+            {"model": self.model.name, **named},
+        )
 
 
 def _in_memory(passes: Passes, meter: Meter) -> tuple[dict[Key, Sequence[Piece]], int]:
@@ -122,17 +181,3 @@ def _in_memory(passes: Passes, meter: Meter) -> tuple[dict[Key, Sequence[Piece]]
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _tokens_digest(tokens: Tokens) -> str:
-    return tokens_digest([tokens.ids, tokens.special, tokens.type_ids, tokens.offsets])
-
-
-def _spans_digest(spans: np.ndarray | None) -> str | None:
-    return None if spans is None else digest(spans.tolist())
-
-
-def _info(model: LanguageModel, dataset: TextDataset | None) -> dict[str, Any]:
-    """What a person sees in a listing of the store."""
-    named = {} if dataset is None else {"dataset": dataset.name, "dataset_digest": dataset.digest()}
-    return {"model": model.name, **named}

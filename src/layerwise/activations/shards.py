@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,10 @@ class Part:
         every = range(len(self.counts)) if shards is None else shards
         return [shard for shard in every if shard not in listed or not self._sound(shard, listed[shard], wanted)]
 
+    def damaged(self) -> list[int]:
+        """Finished shards that are gone, cut short or changed in any column."""
+        return self.missing(self.columns, sorted(self.listed()))
+
     def _sound(self, shard: int, digests: Mapping[str, str], columns: Sequence[str]) -> bool:
         names = [ROWS, *columns, *(lengths_name(c) for c in columns if lengths_name(c) in digests)]
         try:
@@ -201,6 +206,10 @@ class Part:
 
     def bytes(self) -> int:
         return sum(file.stat().st_size for file in self.folder.glob("*") if file.is_file())
+
+    def age(self) -> float:
+        """Seconds since anything was written to it."""
+        return time.time() - max(file.stat().st_mtime for file in self.folder.glob("*") if file.is_file())
 
     def remove(self) -> bool:
         """Delete the part; False where a process is using it."""
