@@ -33,5 +33,5 @@ def test_equal_lengths_keep_input_order_and_no_texts_give_no_batches():
 
 
 def test_a_budget_below_one_is_refused():
-    with pytest.raises(UserError, match="at least 1, got 0"):
+    with pytest.raises(UserError, match=r"at least 1, got 0"):
         token_budget_batches(np.array([1]), 0)

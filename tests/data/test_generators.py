@@ -124,5 +124,5 @@ def test_an_unknown_name_or_variety_names_the_nearest():
         generate("citis")
     with pytest.raises(UserError, match=r"unknown variety of grammar 'tens'. Did you mean 'tense'"):
         generate("grammar:tens")
-    with pytest.raises(UserError, match="Leave one of them out"):
+    with pytest.raises(UserError, match=r"Leave one of them out"):
         generate("grammar:tense", "number")

@@ -50,12 +50,12 @@ def test_one_given_split_alone_is_divided():
 
 @pytest.mark.parametrize("size", [0, 1, -0.2, 1.5])
 def test_a_test_size_outside_zero_and_one_is_refused(size):
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match=r"between 0 and 1"):
         train_test(dataset(), size)
 
 
 def test_a_single_group_cannot_be_divided():
-    with pytest.raises(UserError, match="in 1 groups"):
+    with pytest.raises(UserError, match=r"in 1 groups"):
         train_test(dataset(groups=np.zeros(100, int)), 0.2)
 
 

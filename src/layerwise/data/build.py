@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,17 @@ def _assemble(
     if "split" in columns:
         content["split"] = frame[columns["split"]].to_numpy(dtype=str)
     return TextDataset(
-        name=config.name, texts=tuple(texts), pairs=texts_of("pair"), notes=tuple(notes),
+        name=short_name(config.name), texts=tuple(texts), pairs=texts_of("pair"), notes=tuple(notes),
         source=table.source or config.name, licence=table.licence, **content,
     )  # fmt: skip
+
+
+def short_name(name: str) -> str:
+    """What a person calls the dataset: the name without the folders it lies in, without ``hub:`` and without a suffix."""
+    if name.startswith("hub:"):
+        return name.removeprefix("hub:")
+    path = Path(name)
+    return (path.stem if path.is_file() else path.name) or path.resolve().name
 
 
 def check(dataset: TextDataset) -> None:

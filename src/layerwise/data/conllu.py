@@ -47,7 +47,7 @@ def read_conllu(path: Path, text: str, label: str | None) -> Table:
             [[start, end, value] for word, start, end in s.words if (value := _value(word, feature))] for s in sentences
         ]
         frame = pd.DataFrame({"text": [sentence.text for sentence in sentences], wanted: spans})
-        return Table(frame, chosen={"text": "text", "token_spans": wanted}, source=path.name)
+        return Table(frame, chosen={"text": "text", "token_spans": wanted})
     rows = []
     for sentence in sentences:
         head = _clause_head(sentence, feature)
@@ -63,7 +63,6 @@ def read_conllu(path: Path, text: str, label: str | None) -> Table:
             f"{path.name}: {left_out} of {len(sentences)} sentences have no {feature} on their main verb and are left out.",
         ),
         chosen={"text": "text", "label": wanted, "span": "head"},
-        source=path.name,
     )
 
 

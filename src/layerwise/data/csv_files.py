@@ -57,7 +57,10 @@ def _has_header(rows: list[list[str]], wanted: Collection[str]) -> bool:
     first, below = rows[0], rows[1:200]
     if any(cell in wanted for cell in first):
         return True
-    if any(not cell or len(cell) > 40 or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in first):
+    if any(
+        not cell or len(cell) > 40 or len(cell.split()) > 3 or cell.replace(".", "", 1).lstrip("-").isdigit()
+        for cell in first
+    ):
         return False
     if any(name.startswith("column_") for name in wanted) or len(set(first)) < len(first):
         return False

@@ -12,7 +12,6 @@ import pandas as pd
 from layerwise.data.columns import SPLIT_NAMES
 from layerwise.data.config import DatasetConfig
 from layerwise.data.mappings import CONVERTED, MAPPINGS, Mapping
-from layerwise.data.subset import matching
 from layerwise.data.table import Table
 from layerwise.errors import UserError, unknown
 
@@ -74,13 +73,12 @@ def apply(mapping: Mapping, table: Table, config: DatasetConfig) -> Table:
     if names:
         label = label.map(lambda value: _name_of(value, names))
     frame = frame.assign(**{mapping.label: label})
-    if mapping.keep:
-        keep = {column: [_name_of(value, names) for value in values] for column, values in mapping.keep.items()}
-        frame = (
-            frame[frame[mapping.label].isin(keep[mapping.label])] if mapping.label in keep else matching(frame, keep)
-        )
+    kept = {column: [_name_of(value, names) for value in values] for column, values in mapping.keep.items()}
+    for column, values in kept.items():
+        frame = frame[frame[column].isin(values)]
     target = frame[mapping.label]
-    task, order = mapping.task, tuple(name for name in mapping.order or names if name in set(target))
+    task = mapping.task
+    order = tuple(name for name in mapping.order or names if name in kept.get(mapping.label, names))
     if not as_classes:
         ranks = {name: rank / max(len(mapping.order) - 1, 1) for rank, name in enumerate(mapping.order)}
         target = target.map(ranks) if mapping.order else mapping.formula(pd.to_numeric(target))  # type: ignore[misc]

@@ -73,7 +73,7 @@ def endings(frame: pd.DataFrame) -> pd.DataFrame:
             continue
         prompt = clean(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
         for place, ending in enumerate(row["endings"]):
-            kept = {name: value for name, value in row.items() if name not in ("endings", "label", "split")}
+            kept = {name: value for name, value in row.items() if name not in ("endings", "label")}
             right = place == int(row["label"])
             rows.append({**kept, "text": f"{prompt} {clean(ending)}", "label": int(right)})
     return pd.DataFrame(rows, columns=None if rows else ["text", "label", "ind"])
