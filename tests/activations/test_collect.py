@@ -217,7 +217,7 @@ def test_more_than_the_memory_is_refused_before_it_starts(model, monkeypatch) ->
         ({"sites": "model.embed_tokens.weight.output"}, "the model has no module 'model.embed_tokens.weight'"),
         ({"poolers": "men"}, "unknown pooler 'men'. Did you mean 'mean'"),
         ({"poolers": "span"}, "this dataset has none"),
-        ({"poolers": "index:9"}, "text 1 has 2 tokens, so no token 9"),
+        ({"poolers": "index:9"}, "text 0 has 9 tokens, so no token 9"),
         ({"dtype": "float8"}, "unknown storage dtype 'float8'"),
         ({"token_budget": 0}, "the token budget must be at least 1, got 0"),
         ({"max_length": 100}, "max_length 100 is more than"),
@@ -230,9 +230,27 @@ def test_a_wrong_request_is_explained(model, arguments, message) -> None:
         quietly(model, **request)
 
 
-def test_widths_come_from_one_text(model) -> None:
+def test_a_text_that_lacks_a_token_is_found_before_the_model_runs(model) -> None:
+    ran = []
+    hook = model.module.model.register_forward_pre_hook(lambda _m, _a: ran.append(1))
+    with pytest.raises(UserError, match="text 1 has 2 tokens"):
+        quietly(model, TEXTS, "resid_post.*", "mean,index:2")
+    hook.remove()
+    assert ran == []
+
+
+def test_widths_are_known_beforehand_or_learnt_from_one_text(model) -> None:
     tokens = model.tokenize(TEXTS)
-    assert Passes(model, tokens, {"z.0": (Mean(),), "model.layers.1.mlp.output": (Mean(),)}).widths(1) == {
-        "z.0": 16,
-        "model.layers.1.mlp.output": 16,
-    }
+    ran = []
+    hook = model.module.model.register_forward_pre_hook(
+        lambda _m, _a, inputs: ran.append(inputs["input_ids"].shape[0]), with_kwargs=True
+    )
+    named = ["embed", "resid_mid.0", "q.0", "k.0", "k.0.1", "v.1", "z.0", "z.1.2", "mlp_post.1", "final_norm", "logits"]
+    told = Passes(model, tokens, dict.fromkeys(named, (Mean(),))).widths()
+    assert ran == []
+    collected = quietly(model, TEXTS, named, "mean")
+    assert told == {site: collected.matrix(site).shape[1] for site in named}
+    ran.clear()
+    assert Passes(model, tokens, {"model.layers.1.mlp.output": (Mean(),)}).widths() == {"model.layers.1.mlp.output": 16}
+    assert ran == [1]
+    hook.remove()

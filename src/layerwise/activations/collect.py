@@ -152,7 +152,7 @@ class _Request:
 
 def _in_memory(passes: Passes, meter: Meter) -> tuple[dict[Key, Sequence[Piece]], int]:
     lengths = meter.lengths
-    widths = passes.widths(int(np.argmin(lengths)))
+    widths = passes.widths()
     size = int(bytes_per_text(lengths, widths, passes.wanted, passes.dtype).sum())
     check_memory(size)
     poolers = {pooler for chosen in passes.wanted.values() for pooler in chosen}

@@ -53,7 +53,7 @@ class Filling:
         return self.store.begin(self.corpus, columns, self.dtype, self._sizes(passes), passes.token_budget)
 
     def _sizes(self, passes: Passes) -> np.ndarray:
-        widths = passes.widths(int(np.argmin(self.corpus.lengths)))
+        widths = passes.widths()
         return bytes_per_text(self.corpus.lengths, widths, passes.wanted, passes.dtype)
 
     def _fill(self, part: Part, columns: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from layerwise.models.sites import parse_site
 from layerwise.models.taps import run
 from layerwise.models.tokens import Tokens
 
+_CHECKED_AT_ONCE = 512
 Wanted = Mapping[str, tuple[Pooler, ...]]  # by site
 
 
@@ -64,11 +65,15 @@ class Passes:
         self._needs_places = any(pooler.kind == "span" for poolers in wanted.values() for pooler in poolers)
         if self._needs_places:
             tokens.need_offsets()
+        self._check_poolers()
 
-    def widths(self, row: int) -> dict[str, int]:
-        """The width of each site, from one forward of one text."""
-        [block] = self([row])
-        return {site: block.values[site, poolers[0]].shape[1] for site, poolers in self.wanted.items()}
+    def widths(self) -> dict[str, int]:
+        """The width of each site; where the architecture does not tell, from one forward of the shortest text."""
+        known = {site: self.model.sites.width_of(site) for site in self.wanted}
+        if any(width is None for width in known.values()):
+            [block] = self([int(np.argmin(self.tokens.lengths))])
+            return {site: block.values[site, poolers[0]].shape[1] for site, poolers in self.wanted.items()}
+        return {site: width for site, width in known.items() if width is not None}
 
     def __call__(self, rows: np.ndarray | list[int]) -> Iterator[Block]:
         """The texts ``rows``, longest first. On a GPU one batch is copied to the host while the next one runs."""
@@ -150,6 +155,13 @@ class Passes:
             return block
 
         return results
+
+    def _check_poolers(self) -> None:
+        """Find a text that lacks what a pooler asks for before the model has run for hours."""
+        every = {pooler for poolers in self.wanted.values() for pooler in poolers}
+        picky = [pooler for pooler in every if pooler.kind in ("index", "span", "token_ids")]
+        for start in range(0, len(self.tokens) if picky else 0, _CHECKED_AT_ONCE):
+            PoolingPlan(picky, self._context(np.arange(start, min(start + _CHECKED_AT_ONCE, len(self.tokens)))))
 
     def _keys(self) -> list[tuple[str, Pooler]]:
         return [(site, pooler) for site, poolers in self.wanted.items() for pooler in poolers]
