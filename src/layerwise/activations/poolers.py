@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from layerwise.errors import UserError, unknown
 
@@ -39,7 +39,6 @@ class _Pooler:
     Raises UserError, naming the text, where a text lacks the token asked for.
     """
 
-    example: ClassVar[str]
     over: Over = field(default="all", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -73,7 +72,6 @@ class _Pooler:
 class First(_Pooler):
     """The first token."""
 
-    example: ClassVar[str] = "first"
     kind: Literal["first"] = field(default="first", kw_only=True)
 
 
@@ -81,7 +79,6 @@ class First(_Pooler):
 class Last(_Pooler):
     """The last token."""
 
-    example: ClassVar[str] = "last"
     kind: Literal["last"] = field(default="last", kw_only=True)
 
 
@@ -89,7 +86,6 @@ class Last(_Pooler):
 class Index(_Pooler):
     """The token at ``index``, counted from 0, or from the end where negative. A text without it is an error."""
 
-    example: ClassVar[str] = "index:2"
     index: int = 0
     kind: Literal["index"] = field(default="index", kw_only=True)
 
@@ -104,7 +100,6 @@ class Index(_Pooler):
 class Quantile(_Pooler):
     """The token round(q·(length − 1)), halves to even: 0 is the first, 1 the last, 0.5 the middle one."""
 
-    example: ClassVar[str] = "quantile:0.5"
     q: float = 0.5
     kind: Literal["quantile"] = field(default="quantile", kw_only=True)
 
@@ -119,7 +114,6 @@ class Quantile(_Pooler):
 class Mean(_Pooler):
     """The mean over tokens."""
 
-    example: ClassVar[str] = "mean"
     kind: Literal["mean"] = field(default="mean", kw_only=True)
 
 
@@ -127,7 +121,6 @@ class Mean(_Pooler):
 class Max(_Pooler):
     """The largest value of each dimension over tokens."""
 
-    example: ClassVar[str] = "max"
     kind: Literal["max"] = field(default="max", kw_only=True)
 
 
@@ -135,7 +128,6 @@ class Max(_Pooler):
 class Min(_Pooler):
     """The smallest value of each dimension over tokens."""
 
-    example: ClassVar[str] = "min"
     kind: Literal["min"] = field(default="min", kw_only=True)
 
 
@@ -143,7 +135,6 @@ class Min(_Pooler):
 class Sum(_Pooler):
     """The sum over tokens."""
 
-    example: ClassVar[str] = "sum"
     kind: Literal["sum"] = field(default="sum", kw_only=True)
 
 
@@ -151,7 +142,6 @@ class Sum(_Pooler):
 class LastK(_Pooler):
     """The mean of the last ``k`` tokens; of all tokens where a text has fewer."""
 
-    example: ClassVar[str] = "last_k:3"
     k: int = 3
     kind: Literal["last_k"] = field(default="last_k", kw_only=True)
 
@@ -172,7 +162,6 @@ class Span(_Pooler):
     are the user's text alone; token places count as for the other poolers. Texts shorter than the end are an error only where nothing is left.
     """
 
-    example: ClassVar[str] = "span:chars:4-9"
     start: int | None = None
     end: int | None = None
     unit: Unit = "chars"
@@ -204,7 +193,6 @@ class Span(_Pooler):
 class TokenIds(_Pooler):
     """The mean over the positions that hold one of these token ids. A text without any is an error."""
 
-    example: ClassVar[str] = "token_ids:5+7"
     ids: tuple[int, ...] = ()
     kind: Literal["token_ids"] = field(default="token_ids", kw_only=True)
 
@@ -225,7 +213,6 @@ class TokenIds(_Pooler):
 class Quantiles(_Pooler):
     """The tokens at several quantiles, reduced by ``mean``, ``max`` or ``min``."""
 
-    example: ClassVar[str] = "quantiles:0.25+0.5+0.75:mean"
     qs: tuple[float, ...] = (0.25, 0.5, 0.75)
     reduce: Reduction = "mean"
     kind: Literal["quantiles"] = field(default="quantiles", kw_only=True)
@@ -247,12 +234,13 @@ class Quantiles(_Pooler):
 class NoPool(_Pooler):
     """No pooling: every token keeps its own vector."""
 
-    example: ClassVar[str] = "none"
     kind: Literal["none"] = field(default="none", kw_only=True)
 
 
 Pooler = First | Last | Index | Quantile | Mean | Max | Min | Sum | LastK | Span | TokenIds | Quantiles | NoPool
 POOLERS: dict[str, type[Pooler]] = {str(c.__dataclass_fields__["kind"].default): c for c in get_args(Pooler)}
+
+_EXAMPLES = {"span": "span:chars:4-9", "token_ids": "token_ids:5+7"}  # of the others, what they are by default
 
 
 def parse_pooler(text: str) -> Pooler:
@@ -273,7 +261,8 @@ def parse_pooler(text: str) -> Pooler:
     try:
         return _build(kind, rest, counted)
     except ValueError:
-        raise UserError(f"cannot read the pooler {text!r}. It is written like this: {POOLERS[kind].example}") from None
+        example = _EXAMPLES.get(kind) or POOLERS[kind]().label
+        raise UserError(f"cannot read the pooler {text!r}. It is written like this: {example}") from None
 
 
 def _build(kind: str, rest: str, over: Over) -> Pooler:
