@@ -83,6 +83,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield temporary
+            # mkdtemp makes it the owner's alone; a cache may be shared.
+            temporary.chmod(path.parent.stat().st_mode)
             try:
                 os.rename(temporary, path)
             except OSError as error:

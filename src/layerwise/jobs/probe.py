@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from layerwise.activations.poolers import Last, NoPool, Pooler
+from layerwise.activations.poolers import Last, Pooler
 from layerwise.data.config import DatasetConfig
 from layerwise.errors import UserError
 from layerwise.files import file_digest
@@ -37,12 +37,16 @@ class CollectConfig:
     token_budget: padded tokens a batch.
     dtype: what is kept.
     max_length: tokens a text is cut to; none: the model's context.
-    store: folder of the activation store; ``none`` keeps nothing on disk.
+    truncation: ``report`` says how many texts were cut, ``error`` refuses them.
+    keep: put activations into the store, where the next probe of the same texts finds them.
+    store: its folder; none: the one in the cache folder.
     """
 
     token_budget: int = 4096
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_length: int | None = None
+    truncation: Literal["report", "error"] = "report"
+    keep: bool = True
     store: str | None = None
 
 
@@ -61,7 +65,6 @@ class ProbeConfig:
     collect: how activations are collected.
     transfer: further datasets of the same classes to test on, and to train on, layer by layer.
     activations: a .npy, .npz or .safetensors file of your own activations, a row per text, in place of the model.
-    register: name under which the probe enters the model registry.
     seed: of splits, folds, shuffles and probes.
     """
 
@@ -76,7 +79,6 @@ class ProbeConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     transfer: list[DatasetConfig] = field(default_factory=list)
     activations: str | None = None
-    register: str | None = None
     seed: int = 0
 
 
@@ -90,16 +92,17 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
 
     dataset = load_dataset(config.dataset)
     model, twin = None, None
+    stored: list[str] = []
     if config.activations is None:
         model = load_model(config.model)
         tracker.begin(model=model.fingerprint, data=dataset.digest(), **_transfer_digests(config))
         tracker.language_model(model)
-        problem = _pose(config, model, dataset)
+        problem = _pose(config, model, dataset, stored)
         if config.controls.random_twin:
-            twin = _pose(config, load_model(replace(config.model, random_init=True)), dataset)
+            twin = _pose(config, load_model(replace(config.model, random_init=True)), dataset, stored)
     else:
-        tracker.begin(activations=file_digest(Path(config.activations)), data=dataset.digest())
         problem = _pose_on_own(config, dataset)
+        tracker.begin(activations=file_digest(Path(config.activations).expanduser()), data=dataset.digest())
 
     development, test = train_test(dataset, config.evaluation.test_size, config.seed)
     tracker.dataset(dataset.select(development), "train")
@@ -110,28 +113,30 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
     title = f"{config.model.name if model else config.activations} on {dataset.name}"
     _record(found, config, title, tracker)
     if config.transfer:
-        _record_transfer(config, model, dataset, found, tracker)
+        _record_transfer(config, model, dataset, found, stored, tracker)
     if model is not None:
         _record_probe(found, config, model, dataset.select(test), tracker)
+    tracker.tags({"activations": ",".join(stored)})
     tracker.summary(summary(found, config.probe.label, title))
 
 
-def _pose(config: ProbeConfig, model: LanguageModel, dataset: TextDataset) -> Problem:
-    """Run the model over the texts, once, and pose the problem on what it computed."""
+def _pose(config: ProbeConfig, model: LanguageModel, dataset: TextDataset, stored: list[str]) -> Problem:
+    """Run the model over the texts, once, and pose the problem on what it computed; ``stored`` gains the store's keys of it."""
     from layerwise.activations.collect import collect
     from layerwise.activations.store import Store
     from layerwise.probes.problem import pose
 
-    poolers: list[Pooler] = config.poolers
     whole_texts = config.probe.kind == "attention"
-    if (whole_texts or dataset.task == "tokens") and all(pooler.kind != "none" for pooler in poolers):
-        poolers = [NoPool()]  # nothing else can serve: such a probe reads every token
+    if whole_texts and any(pooler.kind != "none" for pooler in config.poolers):
+        raise UserError("probe attention pools tokens itself: set poolers to none.")
 
     def collected(texts: Sequence[str] | TextDataset) -> Activations:
         found = collect(
-            model, texts, config.sites, poolers, token_budget=config.collect.token_budget, dtype=config.collect.dtype,
-            max_length=config.collect.max_length, store=Store(config.collect.store) if config.collect.store else None,
+            model, texts, config.sites, config.poolers, token_budget=config.collect.token_budget, dtype=config.collect.dtype,
+            max_length=config.collect.max_length, truncation=config.collect.truncation,
+            store=Store(config.collect.store) if config.collect.keep else None,
         )  # fmt: skip
+        stored.extend(found.stored)
         for note in found.report.notes if found.report else ():
             print(f"note: {note}", file=sys.stderr)
         return found
@@ -205,7 +210,12 @@ def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) 
 
 
 def _record_transfer(
-    config: ProbeConfig, model: LanguageModel | None, dataset: TextDataset, found: Findings, tracker: Tracker
+    config: ProbeConfig,
+    model: LanguageModel | None,
+    dataset: TextDataset,
+    found: Findings,
+    stored: list[str],
+    tracker: Tracker,
 ) -> None:
     """Train on each dataset, test on every other, by layer, under the best site's pooler."""
     from layerwise.data.load import load_dataset
@@ -219,7 +229,7 @@ def _record_transfer(
     problems = {dataset.name: found.problem}
     for other in map(load_dataset, config.transfer):
         tracker.dataset(other, "transfer")
-        problems[other.name] = _pose(config, model, other)
+        problems[other.name] = _pose(config, model, other, stored)
     table = transfer_matrix(
         {name: ({site: one.features[site, label] for site, label in one.features if label == pooler}, one.y) for name, one in problems.items()},
         build(config.probe, found.problem.task, config.seed),

@@ -108,7 +108,7 @@ def investigate(
     """
     dev, held = problem.at(development), problem.at(test)
     estimator = build(probe, problem.task, seed)
-    if any(len(dev.features[key].shape) == 3 for key in _first(dev)) and probe.kind != "ccs":
+    if problem.layer_rows:
         estimator = LayerRowsProbe(estimator)
     folds = deal_folds(dev.y, dev.groups, evaluation.folds, evaluation.repeats, seed, problem.task)
     measured = {"task": problem.task, "n_classes": max(2, problem.n_classes), "metric": evaluation.metric}
@@ -139,10 +139,6 @@ def investigate(
         _predictions(held, dataset, judged, scores), _baselines(dev, dataset, folds, measured),
         *_confounds(dev, held, dataset, folds, measured, controls), code, learning,
     )  # fmt: skip
-
-
-def _first(problem: Problem) -> list[Key]:
-    return list(problem.features)[:1]
 
 
 def _control_tables(

@@ -62,6 +62,7 @@ class Problem:
         items: ``(rows,)`` the text each row is of.
         groups: ``(rows,)`` what may not be divided between training and test; None where every row stands for itself.
         reads: the sites behind each place.
+        layer_rows: features are ``(rows, layers, width)``, for ``LayerRowsProbe``.
     """
 
     y: np.ndarray
@@ -71,6 +72,7 @@ class Problem:
     reads: Mapping[Key, tuple[str, ...]]
     task: Literal["classification", "regression"]
     label_names: tuple[str, ...]
+    layer_rows: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -121,7 +123,7 @@ def pose(
             )
         makers, reads = _joined(makers, layers)
     task: Literal["classification", "regression"] = "regression" if dataset.task == "regression" else "classification"
-    return Problem(y, items, groups, Features(makers), reads, task, dataset.label_names)
+    return Problem(y, items, groups, Features(makers), reads, task, dataset.label_names, layers == "rows")
 
 
 def labelled_tokens(tokens: Tokens, dataset: TextDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

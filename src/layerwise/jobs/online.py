@@ -1,0 +1,148 @@
+"""``online``: probes at many sites, trained while the model runs; nothing is stored.
+
+The recipe: read texts, hold some out, train all probes in one stream of batches, score them on the texts held out, keep the best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from layerwise.activations.poolers import Mean, Pooler
+from layerwise.data.config import DatasetConfig
+from layerwise.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from layerwise.tracking.run import Tracker
+
+
+@dataclass(frozen=True)
+class StoppingConfig:
+    """How long each probe learns.
+
+    held_out: share of the training texts kept for early stopping.
+    max_steps: batches it learns from at most.
+    early: stop when the held-out loss no longer gets better; the best weights are kept.
+    patience: steps without a better held-out loss before it stops.
+    threshold: relative improvement that counts as better.
+    warmup_steps: first batches that are learned from whole.
+    """
+
+    held_out: float = 0.1
+    max_steps: int = 1000
+    early: bool = True
+    patience: int = 5
+    threshold: float = 1e-5
+    warmup_steps: int = 10
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Probes trained on the fly.
+
+    model: the language model.
+    dataset: the labelled texts; or texts with labelled words, for pooler none.
+    sites: where probes read.
+    pooler: which tokens stand for a text; ``none`` learns from every token.
+    stopping: how long each probe learns.
+    classifier: arguments of scikit-learn's SGDClassifier, such as alpha and penalty.
+    null_label: a class id left out of training and scores.
+    epochs: how often the texts are gone through at most.
+    batch_size: texts a step.
+    test_size: share of the texts held out for the final scores.
+    max_length: tokens a text is cut to; none: the model's context.
+    seed: of the order, the splits and the probes.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sites: list[str] = field(default_factory=lambda: ["resid_post.*"])
+    pooler: Pooler = field(default_factory=Mean)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    classifier: dict[str, Any] = field(default_factory=dict)
+    null_label: int | None = None
+    epochs: int = 10
+    batch_size: int = 32
+    test_size: float = 0.25
+    max_length: int | None = None
+    seed: int = 0
+
+
+def run(config: OnlineConfig, tracker: Tracker) -> None:
+    """Train, score, record. Raises UserError for what the person can mend."""
+    from layerwise.data.load import load_dataset
+    from layerwise.data.splits import train_test
+    from layerwise.models.loading import load_model
+    from layerwise.probes.layer_curve import place
+    from layerwise.probes.online import OnlineProbeConfig, OnlineProbes
+
+    dataset = load_dataset(config.dataset)
+    model = load_model(config.model)
+    tracker.begin(model=model.fingerprint, data=dataset.digest())
+    tracker.language_model(model)
+    train, test = (dataset.select(rows) for rows in train_test(dataset, config.test_size, config.seed))
+    tracker.dataset(train, "train")
+    tracker.dataset(test, "test")
+
+    stopping = config.stopping
+    probes = OnlineProbes(
+        model,
+        [
+            OnlineProbeConfig(
+                site, config.pooler.label, stopping.held_out, stopping.max_steps, stopping.early, stopping.patience,
+                stopping.threshold, stopping.warmup_steps, config.null_label, config.classifier,
+            )
+            for site in config.sites
+        ],
+    )  # fmt: skip
+    probes.fit(train, config.epochs, config.batch_size, config.seed, config.max_length)
+    table = probes.metrics(test, batch_size=config.batch_size).reset_index()
+    table[["name", "layer"]] = [place(site) for site in table["site"]]
+
+    best = table.iloc[int(table["loss"].argmin())]
+    tracker.tags(
+        {
+            "dataset": config.dataset.name,
+            "sites": ",".join(config.sites),
+            "pooler": config.pooler.label,
+            "site": best["site"],
+        }
+    )
+    for name, rows in table.dropna(subset=["layer"]).groupby("name"):
+        if len(rows) > 1:
+            where = "" if table["name"].nunique() == 1 else f"_{name}"
+            for metric, which in (("accuracy", "max"), ("loss", "min")):
+                tracker.curve(
+                    f"test_curve/{metric}{where}",
+                    dict(zip(rows["layer"].astype(int), rows[metric], strict=True)),
+                    which,
+                )
+    scores = {name: float(best[name]) for name in ("loss", "accuracy", "precision", "recall", "f1", "matthews")}
+    tracker.metrics({f"test/{name}": value for name, value in scores.items()} | {"train/steps": float(best["steps"])})
+    tracker.table(table, "sites")
+    losses = [(site, step, loss) for site, probe in probes.probes.items() for step, loss in probe.losses]
+    if losses:
+        import pandas as pd
+
+        tracker.table(pd.DataFrame(losses, columns=["site", "step", "held_out_loss"]), "losses")
+    with TemporaryDirectory() as folder:
+        bundle = Path(folder) / "probe"
+        probes.fitted(best["site"]).save(bundle)
+        tracker.tags(
+            {"probe": tracker.probe(bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test)}
+        )
+    lines = [
+        f"  {row.site:<16} accuracy {row.accuracy:.3f}  loss {row.loss:.3f}  after {row.steps} steps"
+        for row in table.itertuples()
+    ]
+    tracker.summary(
+        "\n".join(
+            [
+                f"{config.model.name} on {dataset.name}, {len(test):,} texts held out",
+                *lines,
+                f"lowest loss: {best['site']}",
+            ]
+        )
+    )
