@@ -1,0 +1,149 @@
+"""Dense algebra of the solvers: products, Cholesky factors, shifted systems; LAPACK on the CPU, torch on a GPU.
+
+NumPy's BLAS serves CPU tensors (shared memory, no copy): for the tall and thin products here it is about twice as fast as
+torch's, and it multiplies a matrix by its own transpose in half the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import lapack
+from torch import Tensor
+
+from layerwise.errors import UserError
+
+FEW_SHIFTS = 4  # below this many, one Cholesky factor a shift is cheaper than a tridiagonal reduction
+GPU_ELEMENTS = 2**28  # elements of the factors made at once on a GPU
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product (…, m, k) × (…, k, n) → (…, m, n)."""
+    if a.is_cuda:
+        return a @ b
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Gram matrix of the columns, (…, n, d) → (…, d, d)."""
+    if rows.is_cuda:
+        return rows.mT @ rows
+    flat = rows.reshape(-1, *rows.shape[-2:])
+    result = torch.empty(len(flat), rows.shape[-1], rows.shape[-1], dtype=rows.dtype)
+    for matrix, into in zip(flat.numpy(), result.numpy(), strict=True):
+        np.matmul(matrix.T, matrix, out=into)  # one matrix at a time: BLAS sees that it is its own transpose
+    return result.reshape(*rows.shape[:-2], rows.shape[-1], rows.shape[-1])
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (…, d), ascending, none below 0, and eigenvectors (…, d, d) of positive semi-definite matrices."""
+    if matrix.is_cuda:
+        values, vectors = torch.linalg.eigh(matrix)
+    else:
+        values, vectors = (torch.from_numpy(part) for part in np.linalg.eigh(matrix.numpy()))
+    return values.clamp_min(0), vectors
+
+
+@dataclass(frozen=True)
+class Cholesky:
+    """Cholesky factors of positive definite matrices (batch, d, d); ``solve`` multiplies by their inverses."""
+
+    factors: Tensor
+
+    @classmethod
+    def of(cls, matrices: Tensor) -> Cholesky:
+        """Factor the matrices, whose memory is reused. Single precision is enough for a preconditioner.
+
+        Raises:
+            NotPositiveDefinite: where rounding has left one of them without a factor.
+        """
+        if matrices.is_cuda:
+            factors, info = torch.linalg.cholesky_ex(matrices)
+            if bool(info.any()):
+                raise NotPositiveDefinite
+            return cls(factors)
+        factorise = lapack.dpotrf if matrices.dtype == torch.float64 else lapack.spotrf
+        for matrix in matrices.numpy():
+            # The transposed view is in Fortran order, so that LAPACK works in place; symmetric matrices do not mind.
+            _, failed = factorise(matrix.T, lower=1, clean=0, overwrite_a=1)
+            if failed:
+                raise NotPositiveDefinite
+        return cls(matrices)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """(batch, d, columns) → (batch, d, columns) in the precision of ``right``; one factor serves a whole batch."""
+        if self.factors.is_cuda:
+            return torch.cholesky_solve(right.to(self.factors.dtype), self.factors).to(right.dtype)
+        single = self.factors.dtype == torch.float32
+        backsolve = lapack.spotrs if single else lapack.dpotrs
+        solved = torch.empty_like(right)
+        for index, (columns, into) in enumerate(zip(right.numpy(), solved.numpy(), strict=True)):
+            factor = self.factors[index if len(self.factors) > 1 else 0].numpy().T
+            into[:] = backsolve(factor, columns.astype(np.float32) if single else columns, lower=1)[0]
+        return solved
+
+    def take(self, keep: Tensor) -> Cholesky:
+        """The factors of some of the batch; a factor that serves all stays."""
+        return self if len(self.factors) == 1 else Cholesky(self.factors[keep])
+
+
+class NotPositiveDefinite(ArithmeticError):
+    """A matrix that should have a Cholesky factor has none in the precision at hand."""
+
+
+def shifted_solves(matrix: Tensor, right: Tensor, shifts: Tensor) -> Tensor:
+    """Solve ``(M + s·I) W = B`` for every shift s > 0.
+
+    Args:
+        matrix: (batch, d, d) positive semi-definite, float64.
+        right: (batch, d, columns).
+        shifts: (shifts,), all above 0.
+
+    Returns:
+        (batch, shifts, d, columns).
+
+    Raises:
+        UserError: where a shift is too small beside the matrix to make it invertible in double precision.
+    """
+    try:
+        if not matrix.is_cuda and len(shifts) > FEW_SHIFTS and matrix.shape[-1] > FEW_SHIFTS:
+            return torch.stack([_tridiagonal_solves(*pair, shifts) for pair in zip(matrix, right, strict=True)])
+        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        solved = []
+        step = max(GPU_ELEMENTS // matrix[0].numel() // len(matrix), 1) if matrix.is_cuda else 1
+        for some in shifts.split(step):
+            shifted = (matrix[:, None] + some[:, None, None] * eye).flatten(0, 1)
+            repeated = right[:, None].expand(-1, len(some), -1, -1)
+            solved.append(Cholesky.of(shifted).solve(repeated.flatten(0, 1)).reshape(repeated.shape))
+        return torch.cat(solved, dim=1)
+    except NotPositiveDefinite:
+        raise UserError(
+            f"a ridge penalty of {float(shifts.min()):g} is too small for these features, which depend on one another.\n"
+            "Use a larger penalty."
+        ) from None
+
+
+def _tridiagonal_solves(matrix: Tensor, right: Tensor, shifts: Tensor) -> Tensor:
+    """One reduction ``M = Q T Qᵀ`` serves every shift, since ``T + s·I`` stays tridiagonal. (d, d), (d, c) → (shifts, d, c)."""
+    size, columns = right.shape
+    workspace = int(lapack.dsytrd_lwork(size, lower=1)[0])
+    reduced, diagonal, beside, scales, _ = lapack.dsytrd(matrix.numpy().T, lower=1, lwork=workspace)
+    reflectors = np.asfortranarray(reduced[1:, :-1])
+
+    def turn(vectors: np.ndarray, transposed: str) -> None:
+        """Multiply by Q or Qᵀ in place: Q leaves the first row alone."""
+        room = 64 * max(vectors.shape[1], 64)
+        vectors[1:] = lapack.dormqr("L", transposed, reflectors, scales, vectors[1:], lwork=room)[0]
+
+    turned = np.array(right.numpy(), order="F")
+    turn(turned, "T")
+    solved = np.empty((size, len(shifts) * columns), order="F")
+    for index, shift in enumerate(shifts.tolist()):
+        _, _, solution, failed = lapack.dptsv(diagonal + shift, beside, turned)
+        if failed:
+            raise NotPositiveDefinite
+        solved[:, index * columns : (index + 1) * columns] = solution
+    turn(solved, "N")
+    return torch.from_numpy(np.ascontiguousarray(solved.reshape(size, len(shifts), columns).transpose(1, 0, 2)))

@@ -1,0 +1,253 @@
+"""Probes in closed form from class means and covariances: linear discriminant analysis, mass-mean, nearest centroid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerwise.errors import UserError
+from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, gram, product
+from layerwise.probes.solvers.linear_fits import EPSILON, LinearFits, check_training, features, moments
+from layerwise.probes.solvers.logistic import check_classes
+
+ALL = -1  # in place of a class
+KEPT_ELEMENTS = 2**26  # of the classes' scatter matrices over all rows; above, each training set computes its own
+Shrinkage = float | Literal["auto"] | None
+
+
+def lda_fits(X: Any, Y: Any, training: Any, shrinkage: Shrinkage = "auto", device: str = "cpu") -> LinearFits:
+    """Fit ``LinearDiscriminantAnalysis`` for each training set and label vector; class shares are its priors.
+
+    Args:
+        X: (n, d) or (sites, n, d) features.
+        Y: (n,) or (n, label vectors) classes, numbered from 0; all vectors share the classes.
+        training: (sets, n) boolean, the rows of each fit.
+        shrinkage: ``auto`` (Ledoit and Wolf's, for each class) or a share, as ``solver="lsqr"`` has them;
+            none needs more rows than features.
+
+    Returns:
+        LinearFits with axes (sites, sets, label vectors, planes): one plane, for the second class, of two classes.
+
+    Raises:
+        UserError: for a training set that lacks a class, or a covariance that is singular without shrinkage.
+    """
+    planes = []
+    for group in _groups(X, Y, training, device):
+        covariance = group.covariance(shrinkage)
+        coef = _solve(covariance, group.means.mT, shrinkage is None).mT
+        intercept = -0.5 * (coef * group.means).sum(2) + group.shares.log()
+        planes.append(_one_plane_of_two(coef, intercept))
+    return _gather(planes, training)
+
+
+def mass_mean_fits(X: Any, Y: Any, training: Any, covariance: bool = False, device: str = "cpu") -> LinearFits:
+    """Mass-mean probes (Marks & Tegmark 2023): the direction is the difference of the means, each class against the rest.
+
+    The threshold lies half way between the two means. The length of ``coef`` makes a score the log odds of two normal
+    distributions of equal variance along the direction, the variance being that within classes.
+
+    Args:
+        covariance: turn the direction by the inverse of the covariance within classes (Ledoit-Wolf shrunk).
+
+    Returns, raises: as ``lda_fits``.
+    """
+    planes = []
+    for group in _groups(X, Y, training, device):
+        inverse = Cholesky.of(group.covariance("auto")) if covariance else None
+        coef, intercept = [], []
+        for one in range(len(group.counts)) if len(group.counts) > 2 else (1,):
+            mean, rest = group.means[:, one], group.mean_but(one)
+            difference = mean - rest
+            direction = difference if inverse is None else inverse.solve(difference[..., None])[..., 0]
+            if inverse is None:
+                variance = group.variance_along(direction, one)
+                length = (direction * difference).sum(1, keepdim=True) / variance[:, None].clamp_min(EPSILON)
+                direction = direction * length
+            coef.append(direction)
+            intercept.append(-(direction * (mean + rest)).sum(1) / 2)
+        planes.append((torch.stack(coef, dim=1), torch.stack(intercept, dim=1)))
+    return _gather(planes, training)
+
+
+def nearest_centroid_fits(X: Any, Y: Any, training: Any, standardize: bool = True, device: str = "cpu") -> LinearFits:
+    """Fit ``make_pipeline(StandardScaler(), NearestCentroid())``; a score is minus half the squared distance, up to a constant.
+
+    Two classes give one plane, the second's score less the first's.
+
+    Returns, raises: as ``lda_fits``.
+    """
+    planes = []
+    masks = np.atleast_2d(np.asarray(training))
+    values = features(X, device)
+    _, scales = moments(values, check_training(masks, values.shape[1]), standardize)
+    for group in _groups(values, Y, masks, device):
+        coef = group.means / scales[:, group.which, None] ** 2
+        planes.append(_one_plane_of_two(coef, -0.5 * (coef * group.means).sum(2)))
+    return _gather(planes, training)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One training set under one label vector, divided by class.
+
+    scatters: of each class over all rows. which: number of the training set. mask: (n,) its rows. means: (sites, classes, d).
+    counts: (classes,) rows of each class.
+    """
+
+    scatters: _ClassScatters
+    which: int
+    mask: np.ndarray
+    means: Tensor
+    counts: Tensor
+
+    @property
+    def shares(self) -> Tensor:
+        return self.counts / self.counts.sum()
+
+    def covariance(self, shrinkage: Shrinkage) -> Tensor:
+        """(sites, d, d) within classes: each class's, weighted by its share."""
+        if shrinkage == "auto":
+            return self._shrunk_class_by_class()
+        total = self.scatters.pooled(self.mask, self.means, self.counts).div_(float(self.counts.sum()))
+        if shrinkage:
+            diagonal = total.diagonal(dim1=1, dim2=2)
+            level = diagonal.mean(1, keepdim=True)
+            total.mul_(1 - shrinkage)
+            diagonal.add_(shrinkage * level)
+        return total
+
+    def _shrunk_class_by_class(self) -> Tensor:
+        total = None
+        for one, share in enumerate(self.shares.tolist()):
+            own = self.scatters.of_class(one, self.mask, self.means[:, one]).div_(float(self.counts[one]))
+            rows = self.scatters.rows(one, self.mask).sub_((self.means[:, one] - self.scatters.centre[:, 0])[:, None])
+            _shrink_like_ledoit_and_wolf(own, rows, self.means[:, one])
+            total = own.mul_(share) if total is None else total.add_(own, alpha=share)
+        assert total is not None
+        return total
+
+    def mean_but(self, one: int) -> Tensor:
+        """(sites, d) mean of the rows of every other class."""
+        others = [other for other in range(len(self.counts)) if other != one]
+        return torch.einsum("c,scd->sd", self.counts[others] / self.counts[others].sum(), self.means[:, others])
+
+    def variance_along(self, direction: Tensor, one: int) -> Tensor:
+        """(sites,) variance of the rows along (sites, d), about the mean of class ``one`` and that of the rest."""
+        inside = self.mask & (self.scatters.labels == one)
+        squares = []
+        for mask, mean in ((inside, self.means[:, one]), (self.mask & ~inside, self.mean_but(one))):
+            along = product(self.scatters.X, direction[..., None])[..., 0] - (mean * direction).sum(1, keepdim=True)
+            squares.append(along[:, _numbers(mask, along)].square().sum(1))
+        return (squares[0] + squares[1]) / self.counts.sum()
+
+
+class _ClassScatters:
+    """Scatter matrices of the classes of one label vector, over all rows; those of training sets by taking rows away."""
+
+    def __init__(self, X: Tensor, labels: np.ndarray) -> None:
+        self.X, self.labels = X, labels
+        self.centre = X.mean(1, keepdim=True)
+        self.centred = X - self.centre
+        self.whole: dict[int, Tensor] = {}
+
+    def rows(self, one: int, mask: np.ndarray) -> Tensor:
+        """(sites, rows of the class in the set, d), about ``centre``."""
+        return self.centred[:, _numbers(mask & (self.labels == one), self.X)]
+
+    def of_class(self, one: int, mask: np.ndarray, mean: Tensor) -> Tensor:
+        """(sites, d, d) scatter of the class's rows in a training set about their mean (sites, d)."""
+        member = self.labels == one
+        about = (mean - self.centre[:, 0])[:, None] * float((member & mask).sum()) ** 0.5
+        return self._scatter(one, member, mask, about)
+
+    def pooled(self, mask: np.ndarray, means: Tensor, counts: Tensor) -> Tensor:
+        """(sites, d, d) scatter of a training set's rows about their own class's mean (sites, classes, d)."""
+        about = (means - self.centre) * counts.sqrt()[:, None]
+        return self._scatter(ALL, np.ones_like(mask), mask, about)
+
+    def _scatter(self, key: int, member: np.ndarray, mask: np.ndarray, about: Tensor) -> Tensor:
+        """Scatter of the members in a training set about ``centre``, less ``aboutᵀ about``."""
+        inside, outside = member & mask, member & ~mask
+        small = (int(self.labels.max()) + 1) * len(self.X) * self.X.shape[2] ** 2 <= KEPT_ELEMENTS
+        if outside.sum() >= inside.sum() or not (small or key == ALL):
+            result = gram(self.centred[:, _numbers(inside, self.X)])
+        else:
+            if key not in self.whole:
+                self.whole[key] = gram(self.centred[:, _numbers(member, self.X)])
+            result = self.whole[key] - gram(self.centred[:, _numbers(outside, self.X)])
+        return result.sub_(gram(about))
+
+
+def _numbers(mask: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(np.flatnonzero(mask), device=like.device)
+
+
+def _groups(X: Any, Y: Any, training: Any, device: str) -> Iterator[_Group]:
+    """Every training set under every label vector: all sets of the first vector, then of the next."""
+    values = features(X, device)
+    masks = check_training(training, values.shape[1])
+    labels, classes = check_classes(Y, masks)
+    for vector in labels.T:
+        scatters = _ClassScatters(values, vector)
+        for which, mask in enumerate(masks):
+            member = (vector == np.arange(classes)[:, None]) & mask  # (classes, n)
+            counts = torch.as_tensor(member.sum(1).astype(np.float64), device=values.device)
+            weights = torch.as_tensor(member.astype(np.float64), device=values.device) / counts[:, None]
+            yield _Group(scatters, which, mask, product(weights, values), counts)
+
+
+def _shrink_like_ledoit_and_wolf(covariance: Tensor, rows: Tensor, mean: Tensor) -> None:
+    """Shrink, in place, towards the diagonal, by Ledoit & Wolf's (2004) share for standardised features.
+
+    covariance: (sites, d, d) of rows: (sites, n, d) about their mean: (sites, d), none standardised. As scikit-learn: features
+    are standardised, their covariance is shrunk towards its mean variance, and scaled back.
+    """
+    n, d = rows.shape[1:]
+    diagonal = covariance.diagonal(dim1=1, dim2=2)
+    variance = diagonal.clone()
+    varies = variance > n * EPSILON * variance + (n * mean * EPSILON) ** 2
+    inverse = torch.where(varies, 1 / variance, 0.0)
+    level = varies.double().mean(1)  # the mean variance of standardised features: 1 unless some are constant
+    fourth = product(rows.square(), inverse[..., None])[..., 0].square().sum(1) / n
+    second = (product(covariance.square(), inverse[..., None])[..., 0] * inverse).sum(1)
+    noise = (fourth - second) / (n * d)
+    distance = second / d - level**2
+    share = torch.where((noise > 0) & (distance > 0), torch.minimum(noise, distance) / distance, 0.0)
+    covariance.mul_(1 - share[:, None, None])
+    diagonal.add_((share * level)[:, None] * torch.where(varies, variance, 1.0))
+
+
+def _solve(covariance: Tensor, right: Tensor, may_be_singular: bool) -> Tensor:
+    """``covariance⁻¹ right``; refuses a covariance that is singular to double precision."""
+    largest = covariance.diagonal(dim1=1, dim2=2).amax(1)
+    try:
+        factor = Cholesky.of(covariance)
+        smallest = factor.factors.diagonal(dim1=1, dim2=2).square().amin(1)
+        if may_be_singular and bool((smallest <= 1e-10 * largest).any()):
+            raise NotPositiveDefinite
+    except NotPositiveDefinite:
+        raise UserError(
+            "the covariance within classes is singular: there are too few rows for this many features, or some depend on others.\n"
+            "Use shrinkage='auto'."
+        ) from None
+    return factor.solve(right.contiguous())
+
+
+def _one_plane_of_two(coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+    """(sites, classes, d) and (sites, classes): of two classes the second less the first."""
+    if coef.shape[1] != 2:
+        return coef, intercept
+    return coef[:, 1:] - coef[:, :1], intercept[:, 1:] - intercept[:, :1]
+
+
+def _gather(planes: list[tuple[Tensor, Tensor]], training: Any) -> LinearFits:
+    """Planes of every (label vector, set), in that order, as axes (sites, sets, label vectors, planes)."""
+    sets = len(np.atleast_2d(training))
+    coef = torch.stack([pair[0] for pair in planes], dim=1).unflatten(1, (-1, sets))
+    intercept = torch.stack([pair[1] for pair in planes], dim=1).unflatten(1, (-1, sets))
+    return LinearFits(coef.transpose(1, 2), intercept.transpose(1, 2))

@@ -1,0 +1,112 @@
+"""What every linear solver shares: features as tensors, training sets, their means and scales, hyperplanes and their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from layerwise.errors import UserError
+from layerwise.probes.solvers.dense import product
+
+Floats = NDArray[np.float64]
+Masks = NDArray[np.bool_]
+EPSILON = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class LinearFits:
+    """Hyperplanes in the features' own space: ``scores = X @ coef.T + intercept``.
+
+    coef: (sites, sets, …, d) float64; intercept: (sites, sets, …), where … are a solver's own axes (penalties, label vectors,
+    classes).
+    """
+
+    coef: Tensor
+    intercept: Tensor
+
+    def numpy(self) -> tuple[Floats, Floats]:
+        """``coef`` and ``intercept`` as arrays."""
+        return self.coef.cpu().numpy(), self.intercept.cpu().numpy()
+
+
+def features(X: Any, device: str = "cpu") -> Tensor:
+    """``X`` (n, d) or (sites, n, d) as float64 (sites, n, d) on a device."""
+    values = torch.as_tensor(X).to(device=torch.device(device), dtype=torch.float64)
+    if values.ndim not in (2, 3):
+        raise UserError(f"features must be (rows, width) or (sites, rows, width), got the shape {tuple(values.shape)}.")
+    return (values if values.ndim == 3 else values[None]).contiguous()
+
+
+def training_sets(folds: Any) -> Masks:
+    """(sets, n): the rows outside each fold of each repetition, in the order of repetitions, then of fold ids.
+
+    Args:
+        folds: (n,) or (repeats, n) the fold each row is held out in.
+    """
+    return np.stack([row != fold for row in np.atleast_2d(folds) for fold in np.unique(row)])
+
+
+def check_training(training: Any, n: int) -> Masks:
+    """``training`` as a (sets, n) boolean array. Raises UserError for another shape or a set with less than two rows."""
+    masks = np.atleast_2d(np.asarray(training))
+    if masks.dtype != np.bool_ or masks.ndim != 2 or masks.shape[1] != n:
+        raise UserError(f"training must be a boolean array of shape (sets, {n}), got {masks.dtype} {masks.shape}.")
+    if len(masks) == 0 or masks.sum(1).min() < 2:
+        raise UserError("every training set needs at least two rows.")
+    return masks
+
+
+def moments(X: Tensor, masks: Masks, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Mean and scale of each training set's features, both (sites, sets, d), as StandardScaler has them.
+
+    The scale is the standard deviation (of the set, not an estimate), 1 for a feature that is constant in the set, and 1
+    throughout without ``standardize``. ``X``: (sites, n, d).
+    """
+    weights = torch.as_tensor(masks, dtype=X.dtype, device=X.device)
+    count = weights.sum(1)[:, None]
+    if not standardize:
+        mean = product(weights, X) / count
+        return mean, torch.ones_like(mean)
+    centre = X.mean(1, keepdim=True)
+    centred = X - centre
+    shift = product(weights, centred) / count
+    squares = centred.square_()
+    mean, variance = shift + centre, product(weights, squares) / count - shift**2
+    spread = squares.mean(1, keepdim=True)
+    doubtful = variance <= 1e-8 * spread  # cancellation may have eaten the digits: computed again from the rows
+    for site, which, feature in doubtful.nonzero().tolist():
+        values = X[site, torch.as_tensor(masks[which]), feature]
+        variance[site, which, feature] = values.var(correction=0)
+        mean[site, which, feature] = values.mean()
+    constant = variance <= count * EPSILON * variance + (count * mean * EPSILON) ** 2
+    return mean, torch.where(constant, 1.0, variance.sqrt())
+
+
+def out_of_fold(X: Any, fits: LinearFits, folds: Any) -> Floats:
+    """The score of every row by the hyperplanes whose training set left it out.
+
+    Args:
+        X: (sites, n, d), or (n, d) for fits of one site.
+        fits: of ``training_sets(folds)``, with axes (sites, sets, …, d).
+        folds: (n,) or (repeats, n).
+
+    Returns:
+        (sites, repeats, …, n).
+    """
+    values = features(X, str(fits.coef.device))
+    folds = np.atleast_2d(folds)
+    shape = fits.intercept.shape[2:]
+    scores = np.empty((len(values), len(folds), *shape, folds.shape[1]))
+    pairs = [(repeat, fold) for repeat in range(len(folds)) for fold in np.unique(folds[repeat])]
+    for which, (repeat, fold) in enumerate(pairs):
+        rows = np.flatnonzero(folds[repeat] == fold)
+        coef = fits.coef[:, which].flatten(1, -2) if shape else fits.coef[:, which, None]
+        held_out = values[:, torch.as_tensor(rows, device=values.device)]
+        result = coef @ held_out.mT + fits.intercept[:, which].reshape(len(values), -1, 1)
+        scores[:, repeat, ..., rows] = np.moveaxis(result.reshape(len(values), *shape, len(rows)).cpu().numpy(), -1, 0)
+    return scores

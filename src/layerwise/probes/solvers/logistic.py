@@ -1,0 +1,161 @@
+"""Logistic regression over a path of penalties, from strong to weak, each fit starting where the stronger one ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from torch import Tensor
+
+from layerwise.errors import UserError
+from layerwise.probes.solvers.dense import gram, product
+from layerwise.probes.solvers.linear_fits import (
+    Floats,
+    LinearFits,
+    Masks,
+    check_training,
+    features,
+    moments,
+    out_of_fold,
+    training_sets,
+)
+from layerwise.probes.solvers.quasi_newton import Fits, minimise
+
+WIDE = 2  # with more than twice as many features as rows, fits are made between rows
+ROUNDING = 1e-11  # added to the kernel between rows, relative to its mean diagonal: centring leaves it singular
+
+
+def logistic_fits(X: Any, Y: Any, training: Any, Cs: Any, standardize: bool = True, device: str = "cpu") -> LinearFits:
+    """Fit ``make_pipeline(StandardScaler(), LogisticRegression(C=C))``, converged, for each set, penalty and label vector.
+
+    Two classes give one hyperplane, for the second; more give one for each (multinomial).
+
+    Args:
+        X: (n, d) or (sites, n, d) features.
+        Y: (n,) or (n, label vectors) classes, numbered from 0; all vectors share the classes.
+        training: (sets, n) boolean, the rows of each fit.
+        Cs: (penalties,) inverse penalties as scikit-learn has them, all above 0.
+        standardize: without it features are as they come.
+
+    Returns:
+        LinearFits with axes (sites, sets, penalties, label vectors, planes).
+
+    Raises:
+        UserError: for a penalty not above 0, or a training set that lacks a class.
+    """
+    values = features(X, device)
+    masks = check_training(training, values.shape[1])
+    labels, classes = check_classes(Y, masks)
+    strengths = np.atleast_1d(np.asarray(Cs, dtype=np.float64))
+    if strengths.size == 0 or not (np.isfinite(strengths) & (strengths > 0)).all():
+        raise UserError(f"C must be numbers above 0, got {strengths.tolist()}.")
+    targets = torch.as_tensor(labels, dtype=torch.float64, device=values.device)[..., None]
+    if classes > 2:
+        targets = torch.eye(classes, dtype=torch.float64, device=values.device)[targets[..., 0].long()]
+    fit = _between_rows if values.shape[2] > WIDE * values.shape[1] else _between_features
+    # On a GPU the sites go side by side; on a CPU one after another, so that each stays in the cache.
+    batches = [values] if values.is_cuda else list(values.split(1))
+    parts = [fit(batch, targets, masks, strengths, standardize) for batch in batches]
+    return LinearFits(torch.cat([part.coef for part in parts]), torch.cat([part.intercept for part in parts]))
+
+
+def logistic_path(X: Any, Y: Any, folds: Any, Cs: Any, standardize: bool = True, device: str = "cpu") -> Floats:
+    """Out-of-fold probabilities of ``logistic_fits`` over folds.
+
+    Args:
+        folds: (repeats, n) or (n,), the fold each row is held out in.
+
+    Returns:
+        (sites, repeats, penalties, label vectors, n, classes); without the first axis for X (n, d).
+    """
+    fits = logistic_fits(X, Y, training_sets(folds), Cs, standardize, device)
+    scores = probabilities(out_of_fold(X, fits, folds))
+    return scores if np.ndim(X) == 3 else scores[0]
+
+
+def probabilities(logits: Floats) -> Floats:
+    """(…, planes, n) logits → (…, n, classes)."""
+    if logits.shape[-2] == 1:
+        second = expit(logits[..., 0, :])
+        return np.stack([1 - second, second], axis=-1)
+    return softmax(np.moveaxis(logits, -2, -1), axis=-1)
+
+
+def check_classes(Y: Any, masks: Masks) -> tuple[np.ndarray, int]:
+    """Labels as (n, label vectors) int64, and the number of classes.
+
+    Raises:
+        UserError: for labels that are not class numbers, a single class, or a training set that lacks one of them.
+    """
+    labels = np.asarray(Y).reshape(len(Y), -1).astype(np.int64)
+    if labels.shape[0] != masks.shape[1]:
+        raise UserError(f"{masks.shape[1]} rows of features but {len(labels)} labels.")
+    classes = int(labels.max()) + 1
+    if labels.min() < 0 or classes < 2:
+        raise UserError(
+            f"labels must be classes numbered from 0, at least two of them, got {np.unique(labels)[:5].tolist()}."
+        )
+    present = np.stack([masks @ (labels == c) for c in range(classes)]) > 0  # (classes, sets, vectors)
+    if not present.all():
+        missing, which, _ = np.argwhere(~present)[0]
+        raise UserError(
+            f"training set {which} has no row of class {missing}.\nUse fewer folds, or leave out classes that are this rare."
+        )
+    return labels, classes
+
+
+def _between_features(X: Tensor, targets: Tensor, masks: Masks, Cs: Floats, standardize: bool) -> LinearFits:
+    """Weights are found for globally centred and scaled features; a set's own standardisation becomes its penalty's scale."""
+    sites, n, d = X.shape
+    _, scale = moments(X, masks, standardize)
+    centre, unit = (part[:, 0] for part in moments(X, np.ones((1, n), dtype=bool), True))
+    units = torch.cat([(X - centre[:, None]) / unit[:, None], X.new_ones(sites, n, 1)], dim=2)
+    sets, vectors, columns = len(masks), *targets.shape[1:]
+    rows = torch.as_tensor(masks.T, dtype=X.dtype, device=X.device)[:, None].expand(n, vectors, sets)
+    spread = (scale / unit[:, None]).square().mT  # (sites, d, sets)
+    spread = torch.cat([spread, spread.new_zeros(sites, 1, sets)], dim=1)[:, :, None].expand(-1, -1, vectors, -1)
+    repeated = targets[:, :, None].expand(n, vectors, sets, columns).flatten(1, 2)
+    found = _path(
+        units, repeated, rows.flatten(1), spread.flatten(2), Cs
+    )  # (penalties, sites, d + 1, vectors · sets, columns)
+    found = found.reshape(len(Cs), sites, d + 1, vectors, sets, columns).permute(1, 4, 0, 3, 5, 2)
+    coef = found[..., :-1] / unit[:, None, None, None, None]
+    return LinearFits(coef, found[..., -1] - torch.einsum("stavkd,sd->stavk", coef, centre))
+
+
+def _between_rows(X: Tensor, targets: Tensor, masks: Masks, Cs: Floats, standardize: bool) -> LinearFits:
+    """With L the Cholesky factor of the kernel between standardised training rows, L stands for the features exactly."""
+    mean, scale = moments(X, masks, standardize)
+    coef, intercept = [], []
+    for which, mask in enumerate(masks):
+        inside = torch.as_tensor(np.flatnonzero(mask), device=X.device)
+        rows = (X[:, inside] - mean[:, which, None]) / scale[:, which, None]
+        kernel = gram(rows.mT)
+        diagonal = kernel.diagonal(dim1=1, dim2=2)
+        diagonal += ROUNDING * diagonal.mean(1, keepdim=True).clamp_min(1e-300)
+        lower = torch.linalg.cholesky(kernel)
+        units = torch.cat([lower, lower.new_ones(*lower.shape[:2], 1)], dim=2)
+        penalty = lower.new_ones(len(X), units.shape[2], targets.shape[1])
+        penalty[:, -1] = 0
+        chosen = targets[inside]
+        found = _path(units, chosen, torch.ones_like(chosen[..., 0]), penalty, Cs)
+        found = found.permute(1, 0, 3, 4, 2)  # (sites, penalties, vectors, columns, rows + 1)
+        turned = torch.linalg.solve_triangular(lower.mT, found[..., :-1].flatten(1, 3).mT, upper=True)
+        planes = (
+            product(turned.mT.contiguous(), rows).reshape(*found.shape[:-1], -1) / scale[:, which, None, None, None]
+        )
+        coef.append(planes)
+        intercept.append(found[..., -1] - torch.einsum("savkd,sd->savk", planes, mean[:, which]))
+    return LinearFits(torch.stack(coef, dim=1), torch.stack(intercept, dim=1))
+
+
+def _path(X: Tensor, targets: Tensor, rows: Tensor, penalty: Tensor, Cs: Floats) -> Tensor:
+    """(penalties, sites, p, fits, columns) weights, in the order of ``Cs``; ``penalty`` is that of C = 1."""
+    fits, own = Fits.at_zero(X, targets.shape[1], targets.shape[2]), False
+    found: dict[int, Tensor] = {}
+    for index in np.argsort(Cs, kind="stable").tolist():
+        fits, own = minimise(X, targets, rows, penalty / Cs[index], fits, own)
+        found[index] = fits.weights
+    return torch.stack([found[index] for index in range(len(Cs))])

@@ -1,0 +1,219 @@
+"""Many L2-penalised logistic and softmax regressions over the same rows, minimised side by side.
+
+Limited-memory BFGS whose starting Hessian is a Cholesky factor of the true one, in single precision: first one factor of the
+average fit for all, then, for fits that are still moving, their own. Gradients, steps and line searches are in double
+precision, so that single precision costs steps and never accuracy. The logits along a direction are linear, which makes the
+line search free of matrix products. (Nocedal & Wright 2006, chapters 7.2 and 8.3.)
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, gram, product
+
+MEMORY = 8  # pairs of steps and gradient changes remembered
+FIRST_REFRESH, REFRESH = 5, 7  # steps before a factor is renewed: the first one, shared by all, and a fit's own
+LONGEST = 300  # steps of one penalty
+DECREMENT = (
+    1e-11  # a fit has arrived when one more step would lower its loss, a sum over rows, by less than half of this
+)
+SEPARATE_CLASSES = 8  # up to as many classes have a factor each; more share one
+JITTER = 1e-6  # relative, on the diagonal of what is factored
+GPU_ELEMENTS = 2**28
+
+
+@dataclass
+class Fits:
+    """The state of the fits: fit j of site s has weights[s, :, j], one column a class (one column for two classes).
+
+    weights: (sites, p, fits, columns). logits: (sites, n, fits, columns).
+    """
+
+    weights: Tensor
+    logits: Tensor
+
+    @classmethod
+    def at_zero(cls, X: Tensor, fits: int, columns: int) -> Fits:
+        sites, n, p = X.shape
+        return cls(X.new_zeros(sites, p, fits, columns), X.new_zeros(sites, n, fits, columns))
+
+
+def minimise(X: Tensor, targets: Tensor, rows: Tensor, penalty: Tensor, start: Fits, own: bool) -> tuple[Fits, bool]:
+    """Minimise, for each site and fit, ``Σ rows·loss(targets, X w) + ½ Σ penalty·w²``.
+
+    Args:
+        X: (sites, n, p) float64, the column of ones for the intercept included.
+        targets: (n, fits, columns): 0 or 1, one-hot for three classes or more.
+        rows: (n, fits) weight of each row: 0 where a fit may not see it.
+        penalty: (sites, p, fits), 0 for the intercept.
+        start: where to start, usually the fits of a stronger penalty.
+        own: begin with a factor for each fit, as the penalty before ended.
+
+    Returns:
+        The fits, and whether they came to need factors of their own.
+    """
+    result = Fits(start.weights.clone(), start.logits.clone())
+    run = _Run(X, X.float(), targets, rows, penalty, start.weights.clone(), start.logits.clone())
+    single, steps, since = not own, 0, 0
+    run.measure()
+    run.factorise(single)
+    while True:
+        if since >= (FIRST_REFRESH if single else REFRESH):
+            single, since = False, 0
+            run.factorise(single)
+        direction = run.direction()
+        decrement = (run.gradient * direction).sum((1, 3))  # (sites, fits)
+        moving = (decrement > DECREMENT).any(0)
+        if steps == LONGEST:
+            warnings.warn("logistic regression stopped before it converged", ConvergenceWarning, stacklevel=3)
+            moving.zero_()
+        if not bool(moving.all()):
+            arrived = run.numbers[~moving]
+            result.weights[:, :, arrived] = run.weights[:, :, ~moving]
+            result.logits[:, :, arrived] = run.logits[:, :, ~moving]
+            if not bool(moving.any()):
+                return result, not single
+            direction = direction[:, :, moving]
+            run.keep(moving)
+        run.step(direction)
+        steps, since = steps + 1, since + 1
+
+
+@dataclass
+class _Run:
+    """The fits that still move, with their data."""
+
+    X: Tensor
+    X_single: Tensor
+    targets: Tensor
+    rows: Tensor
+    penalty: Tensor
+    weights: Tensor
+    logits: Tensor
+    history: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers = torch.arange(self.rows.shape[1], device=self.X.device)
+        self.columns = self.targets.shape[2]
+
+    def measure(self) -> None:
+        """Probabilities and gradient at the present weights."""
+        self.probabilities = self._probabilities(self.logits)
+        residual = self.rows[:, :, None] * (self.probabilities - self.targets)
+        slope = product(self.X.mT, residual.flatten(2)).reshape(self.weights.shape)
+        self.gradient = slope.add_(self.penalty[..., None] * self.weights)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits) if self.columns == 1 else torch.softmax(logits, dim=3)
+
+    def factorise(self, single: bool) -> None:
+        """Factor the Hessian: of the average fit, or each fit's own (and each class's, where classes are few)."""
+        p = self.probabilities
+        # For K classes the Hessian on weights that sum to 0 over classes is near to blocks of p (1 − p) K / (K − 1).
+        share = 1.0 if self.columns == 1 else self.columns / (self.columns - 1)
+        curvature = self.rows[:, :, None] * p * (1 - p) * share
+        penalty = self.penalty[..., None].expand(*self.penalty.shape, self.columns)
+        if single:
+            curvature, penalty = curvature.mean((2, 3), keepdim=True), penalty.mean((2, 3), keepdim=True)
+        elif self.columns > SEPARATE_CLASSES:
+            curvature, penalty = curvature.mean(3, keepdim=True), penalty[..., :1]
+        self.single, self.apart = single, penalty.shape[3]
+        self.history.clear()
+        try:
+            self.factor = self._factor(self.X_single, curvature, penalty)
+        except NotPositiveDefinite:
+            self.factor = self._factor(self.X, curvature, penalty)
+
+    def _factor(self, X: Tensor, curvature: Tensor, penalty: Tensor) -> Cholesky:
+        """curvature (sites, n, fits, classes), penalty (sites, p, fits, classes) → factors, (sites · fits · classes) of them."""
+        sites, n, p = X.shape
+        roots = curvature.sqrt().to(X.dtype).permute(0, 2, 3, 1).reshape(sites, -1, n)
+        diagonal = penalty.to(X.dtype).permute(0, 2, 3, 1).reshape(sites, -1, p)
+        hessians = torch.empty(sites, roots.shape[1], p, p, dtype=X.dtype, device=X.device)
+        step = max(GPU_ELEMENTS // (n * p * sites), 1) if X.is_cuda else 1
+        for start in range(0, roots.shape[1], step):
+            part = slice(start, start + step)
+            if X.is_cuda:
+                hessians[:, part] = gram(X[:, None] * roots[:, part, :, None])
+            else:
+                for site in range(sites):
+                    seen = roots[site, start].nonzero()[:, 0]
+                    hessians[site, start] = gram(X[site, seen] * roots[site, start, seen, None])
+        view = hessians.diagonal(dim1=2, dim2=3)
+        view.add_(diagonal).mul_(1 + JITTER)
+        return Cholesky.of(hessians.flatten(0, 1))
+
+    def direction(self) -> Tensor:
+        """The BFGS direction (uphill), (sites, p, fits, columns), by the two-loop recursion around the factor."""
+        vector, taken = self.gradient, []
+        for step, change, inverse in reversed(self.history):
+            along = inverse * (step * vector).sum((1, 3))
+            taken.append(along)
+            vector = vector - along[:, None, :, None] * change
+        vector = self._precondition(vector)
+        for (step, change, inverse), along in zip(self.history, reversed(taken), strict=True):
+            back = inverse * (change * vector).sum((1, 3))
+            vector = vector + (along - back)[:, None, :, None] * step
+        return vector
+
+    def _precondition(self, vector: Tensor) -> Tensor:
+        sites, p, fits, columns = vector.shape
+        if self.single:
+            solved = self.factor.solve(vector.flatten(2).contiguous()).reshape(vector.shape)
+        else:
+            right = vector.permute(0, 2, 3, 1).reshape(sites * fits * self.apart, -1, p).mT.contiguous()
+            solved = self.factor.solve(right).mT.reshape(sites, fits, columns, p).permute(0, 3, 1, 2)
+        return solved if columns == 1 else solved - solved.mean(3, keepdim=True)
+
+    def step(self, direction: Tensor) -> None:
+        """Move downhill as far as is best on the line, and measure again."""
+        slope = product(self.X, direction.flatten(2).contiguous()).reshape(self.logits.shape)
+        penalised = self.penalty[..., None] * direction
+        length = self._line_search(slope, (penalised * self.weights).sum((1, 3)), (penalised * direction).sum((1, 3)))
+        moved = -length[:, None, :, None] * direction
+        before = self.gradient
+        self.weights = self.weights + moved
+        self.logits = self.logits - length[:, None, :, None] * slope
+        self.measure()
+        change = self.gradient - before
+        curvature = (moved * change).sum((1, 3))
+        self.history.append((moved, change, torch.where(curvature > 0, 1 / curvature, 0.0)))
+        del self.history[:-MEMORY]
+
+    def _line_search(self, slope: Tensor, tilt: Tensor, bend: Tensor) -> Tensor:
+        """(sites, fits) step lengths by Newton's method on the line; penalty · weights · direction and direction² given."""
+        length = torch.ones_like(tilt)
+        p = self.probabilities
+        for _ in range(4):
+            p = self._probabilities(self.logits - length[:, None, :, None] * slope)
+            pull = ((p - self.targets) * slope).sum(3)
+            spread = (
+                (p * (1 - p) * slope**2).sum(3)
+                if self.columns == 1
+                else (p * slope**2).sum(3) - (p * slope).sum(3) ** 2
+            )
+            down = (self.rows * pull).sum(1) + tilt - length * bend
+            correction = down / ((self.rows * spread).sum(1) + bend)
+            length = (length + correction.nan_to_num_(0.0)).clamp_(0.05, 8.0)
+            if bool((correction.abs() < 0.05 * length).all()):
+                break
+        return length
+
+    def keep(self, moving: Tensor) -> None:
+        """Go on with some of the fits."""
+        if not self.single:
+            sites, fits = len(self.X), len(self.numbers)
+            self.factor = self.factor.take(moving.repeat_interleave(self.apart).repeat(sites))
+        self.numbers = self.numbers[moving]
+        self.targets, self.rows = self.targets[:, moving], self.rows[:, moving]
+        for name in ("penalty", "weights", "logits", "probabilities", "gradient"):
+            setattr(self, name, getattr(self, name)[:, :, moving])
+        self.history = [
+            (step[:, :, moving], change[:, :, moving], inverse[:, moving]) for step, change, inverse in self.history
+        ]
