@@ -72,7 +72,7 @@ def test_the_same_command_does_nothing_more_until_the_folder_is_gone(prepare):
     shutil.rmtree("out")
     code, _, runs = prepare("--output", "out")
     assert (code, len(runs)) == (0, 2)
-    assert len(load_dataset("out")) == 700
+    assert len(load_dataset("out")) == 740
 
 
 def test_another_dataset_in_the_same_folder_needs_force(prepare):

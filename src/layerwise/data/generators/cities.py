@@ -16,7 +16,7 @@ LABELS = ("false", "true")
 
 
 def cities(negated: bool = False) -> TextDataset:
-    """ "The city of Paris is in France.", 700 statements on 350 cities, half of them true.
+    """ "The city of Paris is in France.", 740 statements on 370 cities, half of them true.
 
     Args:
         negated: "The city of Paris is not in France." instead, with the labels that then hold.
