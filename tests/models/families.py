@@ -166,3 +166,16 @@ class Texts:
 def texts(*lengths: int) -> Texts:
     generator = np.random.default_rng(0)
     return Texts([generator.integers(5, VOCABULARY, length) for length in lengths])
+
+
+def traces(module: nn.Module) -> dict[str, object]:
+    """Everything a tap could leave behind."""
+    parts = dict(module.named_modules())
+    return {
+        "hooks": {
+            name: (list(part._forward_hooks), list(part._forward_pre_hooks), list(part._backward_hooks))
+            for name, part in parts.items()
+        },
+        "forwards": [name for name, part in parts.items() if "forward" in vars(part)],
+        "attention": [part.config._attn_implementation for part in parts.values() if hasattr(part, "config")],
+    }

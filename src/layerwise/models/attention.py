@@ -56,7 +56,7 @@ def _listed(module: nn.Module, points: Mapping[str, Gate]) -> Iterator[None]:
     try:
         yield
     finally:
-        _gates[module].remove(points)
+        _gates[module] = [other for other in _gates[module] if other is not points]
         if not _gates[module]:
             del _gates[module]
 
@@ -64,12 +64,9 @@ def _listed(module: nn.Module, points: Mapping[str, Gate]) -> Iterator[None]:
 @contextmanager
 def _implementation(root: nn.Module, eager: bool) -> Iterator[None]:
     """Our attention function in every configuration of the model, over eager maths or over what was set."""
-    configs = {
-        id(m.config): m.config for m in root.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
-    }
-    before: list[tuple[Any, str | None]] = [
-        (one, one._attn_implementation) for one in configs.values() if hasattr(one, "_attn_implementation")
-    ]
+    parts: list[Any] = [part for part in root.modules() if hasattr(part, "config")]
+    configs = {id(part.config): part.config for part in parts if hasattr(part.config, "_attn_implementation")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
         for config, name in before:
             base = "eager" if eager else (name or "eager").removeprefix(OURS)

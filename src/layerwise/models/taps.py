@@ -39,14 +39,15 @@ class _Enough(Exception):
     """Everything wanted has been read; never seen outside :func:`run`."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Forward:
-    """What the gates of one context share: results, the batch size now running, and the gates still to be read."""
+    """What the gates of one context share: results, the batch size now running, and what is still to be read."""
 
     stops: bool
     once: bool  # a gate that opens twice in one forward is an error
     captured: dict[str, Tensor] = field(default_factory=dict)
     gates: list[_Gate] = field(default_factory=list)
+    unread: int = 0  # gates with reads that have not opened yet
     passed: set[int] = field(default_factory=set)
     batch: int = 0
 
@@ -60,7 +61,7 @@ class _Forward:
         self.batch = 0 if tensor is None else tensor.shape[0]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Gate:
     """All that is wanted at one port: its writes in order, then its reads, which see what was written."""
 
@@ -73,9 +74,10 @@ class _Gate:
     def __call__(self, value: Tensor) -> Tensor:
         """Lets a tensor through; the very same object comes out unless it was written."""
         forward = self.forward
-        if forward.once and id(self) in forward.passed:
-            raise UserError(f"{self.site} is ambiguous: its module runs several times in one forward.")
-        forward.passed.add(id(self))
+        if forward.once:
+            if id(self) in forward.passed:
+                raise UserError(f"{self.site} is ambiguous: its module runs several times in one forward.")
+            forward.passed.add(id(self))
         seen = shaped = self.port.shaped(value, forward.batch)
         for head, write in self.writes:
             seen = _written(seen, head, write, self.port)
@@ -88,8 +90,10 @@ class _Gate:
             if (self.port.changed or self.port.shared) and _same_memory(result, value):
                 result = result.clone()
             forward.captured[key] = result
-        if forward.stops and self.reads and all(id(gate) in forward.passed for gate in forward.gates if gate.reads):
-            raise _Enough
+        if self.reads and forward.stops:
+            forward.unread -= 1
+            if not forward.unread:
+                raise _Enough
         return value
 
     def hook(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
@@ -210,6 +214,7 @@ def _gates(sites: SiteMap, reads: Mapping[str, Read], writes: Mapping[str, Write
         for name in names:
             site = parse_site(name)
             gate(site).reads.append((text if len(names) == 1 else name, site.head, read))
+    forward.unread = sum(bool(gate.reads) for gate in forward.gates)
     return forward
 
 
