@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import layerwise
-from layerwise.config import Command, Layer, configure, help_text, parse_mapping, read_mapping, split_command, to_yaml
+from layerwise.config import (
+    Command,
+    Layer,
+    configure,
+    help_text,
+    named_code,
+    parse_mapping,
+    read_mapping,
+    split_command,
+    to_yaml,
+)
 from layerwise.errors import UserError, unknown
 from layerwise.jobs import JOBS, JobEntry
 from layerwise.tracking.lifecycle import Job
@@ -25,7 +35,8 @@ def main(arguments: Sequence[str] | None = None, jobs: Mapping[str, JobEntry] = 
     if arguments[0] == "--version":
         print(layerwise.__version__)
         return 0
-    return Job(debug="--debug" in arguments).execute(lambda job: _run(arguments[0], arguments[1:], jobs, job))
+    debug = any(word in ("--debug", "--debug=true") for word in arguments)
+    return Job(debug).execute(lambda job: _run(arguments[0], arguments[1:], jobs, job))
 
 
 def overview(jobs: Mapping[str, JobEntry]) -> str:
@@ -58,8 +69,20 @@ def _run(name: str, arguments: Sequence[str], jobs: Mapping[str, JobEntry], job:
     if command.print_config:
         print(to_yaml(config), end="")
         return
+    if command.from_run is not None and not command.trust_remote_code:
+        _refuse_code(config, command)
     tracker = job.track(name, config, command.force)
     jobs[name].run()(config, tracker)
+
+
+def _refuse_code(config: Any, command: Command) -> None:
+    """Code named in a config that came from a run needs a person's consent; what a flag of this command names has it."""
+    foreign = [name for name in named_code(config) if name not in command.fields.values()]
+    if foreign:
+        raise UserError(
+            f"the config of run {command.from_run} would run {', '.join(foreign)}.\n"
+            "Read that code; if you trust it, add --trust_remote_code."
+        )
 
 
 def _layers(command: Command, name: str) -> list[Layer]:

@@ -164,3 +164,86 @@ def test_a_deleted_experiment_is_told(client, tiny, monkeypatch):
     outcome = tiny()
     assert outcome.code == 2
     assert "'old' was deleted" in outcome.err
+
+
+def test_ending_a_forked_worker_does_not_stop_the_job(client, tmp_path, capfd):
+    import multiprocessing
+
+    from layerwise.tracking.lifecycle import Job
+
+    def work(job: Job) -> None:
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        worker.start()
+        time.sleep(0.2)
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGTERM
+
+    assert Job(debug=False).execute(work) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_is_told_in_a_line(client, tiny, monkeypatch):
+    import errno
+
+    from tracking import tiny_job
+
+    def run(config, tracker):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/shard")
+
+    monkeypatch.setattr(tiny_job, "run", run)
+    outcome = tiny()
+    assert outcome.code == 2
+    assert outcome.err.startswith("layerwise: error: cannot write at /data/shard: No space left on device.")
+    assert only_run(client).info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_is_told_and_nothing_hangs(client, tiny, tmp_path, monkeypatch):
+    """The job starts against a real server, which is gone when the job writes."""
+    import socket
+
+    from tracking import tiny_job
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen(
+        [*command, "--workers", "1"], env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+        def run(config, tracker):
+            tracker.begin(data="d")
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+            tracker.tags({"late": "yes"})
+
+        assert "127.0.0.1" in tiny().out
+        monkeypatch.setattr(tiny_job, "run", run)
+        outcome = tiny("--value", "0.1")
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    assert outcome.code == 2
+    assert "the tracking server stopped answering" in outcome.err
+    assert "Traceback" not in outcome.err

@@ -10,6 +10,7 @@ from layerwise.config.canonical import canonical_text, flatten, plain, to_yaml
 from layerwise.config.documents import parse_mapping, read_mapping
 from layerwise.config.flags import Command, split_command
 from layerwise.config.help import help_text
+from layerwise.config.named_code import named_code
 
 __all__ = [
     "Command",
@@ -18,6 +19,7 @@ __all__ = [
     "configure",
     "flatten",
     "help_text",
+    "named_code",
     "parse_mapping",
     "plain",
     "read_mapping",

@@ -14,11 +14,12 @@ OPTIONS = {
     "config": "YAML file with the job's fields",
     "from_run": "take the config of this run in place of --config; other flags win over it",
     "print_config": "print the whole config as YAML and stop",
+    "trust_remote_code": "with --from_run: allow the code that the run's config names. Read that code first",
     "force": "run even if a finished run has the same fingerprint",
     "debug": "show the traceback of an error",
     "help": "show this help",
 }
-_SWITCHES = ("print_config", "force", "debug", "help")
+_SWITCHES = ("print_config", "trust_remote_code", "force", "debug", "help")
 
 
 class Text(str):
@@ -41,6 +42,7 @@ class Command:
     config: str | None = None
     from_run: str | None = None
     print_config: bool = False
+    trust_remote_code: bool = False
     force: bool = False
     debug: bool = False
     help: bool = False

@@ -47,13 +47,15 @@ def _rows(config_class: type, config: Any, prefix: str, own: list[str], groups: 
         path = prefix + name
         classes = config_classes(field.annotation)
         value = getattr(config, name) if config is not None else field.default
-        if not classes:
-            own.append(_row(f"--{path} {metavar(field.annotation)}", _with_default(field.help, value), width))
-            continue
-        kinds = [kind_of(item) for item in classes] if len(classes) > 1 else []
+        items = [item for annotation in item_annotations(field.annotation) for item in config_classes(annotation)]
+        choices = classes or tuple(items)
+        kinds = [kind_of(item) for item in choices] if len(choices) > 1 else []
         help_line = " ".join(
             part for part in (field.help.rstrip("."), f"(one of {', '.join(kinds)})" if kinds else "") if part
         )
+        if not classes:
+            own.append(_row(f"--{path} {metavar(field.annotation)}", _with_default(help_line, value), width))
+            continue
         shown = value if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
         own.append(_row(f"--{path} {_sub_config_value(classes)}", _with_default(help_line, _short(value)), width))
         if shown is None or not fields_of(type(shown)):
@@ -84,7 +86,7 @@ def _metavar(item: Any) -> str:
         return "|".join(map(str, typing.get_args(item)))
     if item_annotations(item):
         inner = item_annotations(item)[0]
-        return "KIND,..." if config_classes(inner) else f"{metavar(inner)},..."
+        return f"{_sub_config_value(config_classes(inner)) if config_classes(inner) else metavar(inner)},..."
     return (
         "JSON"
         if typing.get_origin(item) in (dict, tuple, list) or item is dict
@@ -108,7 +110,7 @@ def _short(value: Any) -> Any:
 def _with_default(text: str, default: Any) -> str:
     shown = "" if default is MISSING else canonical_text(plain(default))
     plain_text = text.replace("``", "").rstrip(".")
-    return f"{plain_text} [{shown}]".strip() if shown not in ("", "null", "{}") else plain_text
+    return f"{plain_text} [{shown}]".strip() if shown not in ("", "null", "{}", "[]") else plain_text
 
 
 def _row(left: str, text: str, width: int) -> str:

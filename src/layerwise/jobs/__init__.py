@@ -32,6 +32,9 @@ class JobEntry:
 JOBS: dict[str, JobEntry] = {
     "prepare": JobEntry("layerwise.jobs.prepare", "write a dataset, split and cleaned, to a folder with a data card"),
     "extract": JobEntry("layerwise.jobs.extract", "fill the store with activations of a model on a dataset"),
+    "store": JobEntry(
+        "layerwise.jobs.store", "list the activation store, check it, and remove what is no longer wanted"
+    ),
     "probe": JobEntry(
         "layerwise.jobs.probe", "find in which layer a model knows something: a probe per site, with its controls"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerwise.config import flatten
 from layerwise.errors import UserError
+from layerwise.tracking.afterwards import keep_killed
 from layerwise.tracking.secrets import redacted
 
 if TYPE_CHECKING:
@@ -57,25 +59,28 @@ class Job:
         with _signals_raise():
             try:
                 work(self)
-                self._end("FINISHED")
+                self._finish()
                 return 0
             except Stopped as stop:
                 _ignore_signals()
                 _say(f"stopped by {stop}.")
                 self._end("KILLED")
+                if "MLFLOW_RUN_ID" in os.environ:
+                    keep_killed(os.environ["MLFLOW_RUN_ID"])
                 return 128 + stop.number
-            except UserError as error:
-                _ignore_signals()
-                _say(f"error: {error}")
-                if self.debug:
-                    traceback.print_exc()
-                self._end("FAILED", str(error))
-                return 2
             except Exception as error:
                 _ignore_signals()
                 if reused := _as_reused(error):
                     return self._end_reused(*reused)
-                return self._defect(error)
+                mistake = _as_mistake(error)
+                return self._defect(error) if mistake is None else self._mistake(mistake)
+
+    def _mistake(self, error: UserError) -> int:
+        _say(f"error: {error}")
+        if self.debug:
+            traceback.print_exc()
+        self._end("FAILED", str(error))
+        return 2
 
     def _defect(self, error: Exception) -> int:
         print(redacted(traceback.format_exc()), file=sys.stderr, flush=True)
@@ -83,17 +88,20 @@ class Job:
         self._end("FAILED", f"{type(error).__name__}: {error}")
         return 1
 
+    def _finish(self) -> None:
+        if self.tracker is not None:
+            self.tracker.end("FINISHED")
+            server, run_id = self.tracker.server, self.tracker.run_id
+            print(f"recorded as run {run_id} in experiment {server.experiment!r}", flush=True)
+            print(f"to look at it: {server.page_of(run_id)}", flush=True)
+
     def _end(self, status: str, reason: str | None = None) -> None:
-        """End the run, if there is one: this job's own, or the one ``mlflow run`` made. A failure is recorded either way."""
+        """End what was not finished: this job's run, or the one ``mlflow run`` made. A failure is recorded either way."""
         try:
             if self.tracker is not None:
-                if self.tracker.started or status != "KILLED":
+                if self.tracker.started or status == "FAILED":
                     self.tracker.end(status, reason)
-                if status == "FINISHED":
-                    server = self.tracker.server
-                    print(f"recorded as run {self.tracker.run_id} in experiment {server.experiment!r}", flush=True)
-                    print(f"to look at it: {server.page_of(self.tracker.run_id)}", flush=True)
-            elif status != "FINISHED" and "MLFLOW_RUN_ID" in os.environ:
+            elif "MLFLOW_RUN_ID" in os.environ:
                 _end_given_run(os.environ["MLFLOW_RUN_ID"], status, reason)
         except Exception as error:
             _say(f"the run could not be ended as {status}: {' '.join(str(error).split())[:300]}")
@@ -115,6 +123,22 @@ def _as_reused(error: Exception) -> tuple[str, str | None] | None:
     return (error.run_id, error.summary) if isinstance(error, Reused) else None
 
 
+def _as_mistake(error: Exception) -> UserError | None:
+    """The error as a limit of the machine or the tracking server, where it is one and not a defect."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        path = f" at {error.filename}" if error.filename else ""
+        return UserError(f"cannot write{path}: {os.strerror(error.errno)}. Free some space, or work in another folder.")
+    if "mlflow" in sys.modules:
+        from mlflow.exceptions import MlflowException
+
+        if isinstance(error, MlflowException) and ("API request to" in str(error) or "(sqlite3." in str(error)):
+            reason = " ".join(str(error).split())[:300]
+            return UserError(f"the tracking server stopped answering: {reason}")
+    return None
+
+
 def _end_given_run(run_id: str, status: str, reason: str | None) -> None:
     from layerwise.tracking.server import connect
 
@@ -128,7 +152,13 @@ def _end_given_run(run_id: str, status: str, reason: str | None) -> None:
 def _signals_raise() -> Iterator[None]:
     """Within, the first Ctrl-C, SIGTERM or hang-up raises Stopped; what was there before is put back."""
 
+    owner = os.getpid()
+
     def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker being ended is not the job being stopped
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         _ignore_signals()
         raise Stopped(number)
 

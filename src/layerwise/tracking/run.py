@@ -32,7 +32,7 @@ METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 SECONDS_BETWEEN_WRITES = 3.0
 _VALUE_LIMIT = 6000
-_TAG_LIMIT = 5000
+_TAG_LIMIT = 8000
 
 
 class Reused(Exception):
@@ -238,15 +238,16 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         dataset: TextDataset | None = None,
         copy_of: LanguageModel | None = None,
+        register: str | None = None,
     ) -> str:
         """Log the bundle folder of a fitted probe as a servable model (text in, label and score out); returns ``models:/…``.
 
         ``metrics`` are the model's own, measured on ``dataset``. The language model is referenced by name and fingerprint;
-        ``copy_of`` puts a copy of it beside the probe.
+        ``copy_of`` puts a copy of it beside the probe. ``register`` enters the probe in the model registry under that name.
         """
         from layerwise.tracking.servable import log_probe
 
-        return log_probe(self, Path(bundle), name, metrics or {}, dataset, copy_of)
+        return log_probe(self, Path(bundle), name, metrics or {}, dataset, copy_of, register)
 
     def _keep(self, metrics: Iterable[Metric]) -> None:
         with self._lock:

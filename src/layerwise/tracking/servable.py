@@ -48,11 +48,12 @@ def log_probe(
     metrics: Mapping[str, float],
     dataset: TextDataset | None,
     language_model: LanguageModel | None,
+    register: str | None,
 ) -> str:
     """Record a bundle folder as the LoggedModel ``name`` of the tracker's run; returns its ``models:/…``.
 
     ``language_model`` is copied into it where given. ``metrics`` become the model's own, with ``dataset`` as what they were
-    measured on.
+    measured on. ``register`` is a name of the model registry.
     """
     client, run_id = tracker.client, tracker.run_id
     described = json.loads((bundle / "probe.json").read_text(encoding="utf-8"))
@@ -99,7 +100,19 @@ def log_probe(
     ]
     if own:
         client.log_batch(run_id, metrics=own)
+    if register is not None:
+        _register(client, register, logged)
     return f"models:/{logged.model_id}"
+
+
+def _register(client: mlflow.MlflowClient, name: str, logged: Any) -> None:
+    """The next version of the registered model ``name``; the first use of a name makes it."""
+    try:
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise UserError(f"the probe cannot be registered as {name!r}: {error.message}") from error
+    client.create_model_version(name, logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id)
 
 
 def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
