@@ -46,6 +46,7 @@ class Predictions:
     labels: NDArray[Any]
     scores: Floats
     probabilities: Floats | None
+    outputs: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,29 +144,30 @@ class FittedProbe:
 
     def predict(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> Predictions:
         """Labels, scores and probabilities of texts; of a ``tokens`` probe one of each token, text after text."""
-        return self.predict_features(self.join(self.features(texts, model)))
+        features = list(self.features(texts, model).values())
+        return self.predict_features(
+            self.joined([one.values for one in features] if self.task == "tokens" else features)
+        )
 
-    def join(self, features: Mapping[str, Any]) -> Any:
-        """The features of all sites as the one input of the estimator: (rows, width), or tokens by text for attention."""
-        values = [features[site] for site in self.sites]
-        if self.task == "tokens":
-            values = [tokens.values for tokens in values]
+    def joined(self, features: Sequence[Any]) -> Any:
+        """The features of each of the sites, in their order, as the one input of the estimator."""
         if self.over_layers is None or self.over_layers == "rows":
-            return values[-1]
-        return combine(values, self.over_layers)
+            return features[-1]
+        return combine(features, self.over_layers)
 
     def predict_features(self, X: Any) -> Predictions:
         """As ``predict``, from features that are there already."""
         values = outputs(self.estimator, X)
         if self.is_regression:
-            return Predictions(values[:, 0], values[:, 0], None)
+            return Predictions(values[:, 0], values[:, 0], None, values)
         classes = np.asarray(self.estimator.classes_)
         labels = classes[predictions(values, len(classes), self.threshold)]
+        believed = values
         if self.calibration is not None and len(classes) == 2 and not are_probabilities(values):
             slope, intercept = self.calibration
-            values = Platt((slope,), (intercept,)).probabilities(values)
-        scores = belief(values) if len(classes) == 2 else values.max(1)
-        return Predictions(labels, scores, values if are_probabilities(values) else None)
+            believed = Platt((slope,), (intercept,)).probabilities(values)
+        scores = belief(believed) if len(classes) == 2 else believed.max(1)
+        return Predictions(labels, scores, believed if are_probabilities(believed) else None, values)
 
     def predict_frame(self, texts: Sequence[str] | TextDataset, model: LanguageModel) -> pd.DataFrame:
         """One row per text: ``label`` (its name), ``score``, and each class's probability under ``probability_<name>``.
