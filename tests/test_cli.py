@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ TESTS = Path(__file__).parent
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite database with MLflow's tables, to be copied."""
     folder = tmp_path_factory.mktemp("database")
-    mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    with contextlib.chdir(folder):  # artifacts go below the folder where the database was made
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder / "mlflow.db"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from tracking.tiny_job import TINY
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite database with MLflow's tables and nothing else; making one takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("template")
-    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    client.search_experiments()
+    with contextlib.chdir(folder):  # artifacts go below the folder where the database was made
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder / "mlflow.db"
 
 

@@ -29,6 +29,22 @@ def finished_run(server: Server, fingerprint: str) -> Any | None:
     return runs[0] if runs else None
 
 
+def latest_probe(server: Server) -> str:
+    """``runs:/…`` of the last finished run of this experiment that logged a probe; raises UserError where there is none."""
+    runs = server.client.search_runs(
+        [server.experiment_id],
+        filter_string="tags.`layerwise.probe` LIKE '%' and attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+        max_results=1,
+    )
+    if not runs:
+        raise UserError(
+            f"no finished run of experiment {server.experiment!r} at {server.uri} has logged a probe.\n"
+            "Make one with the job probe, or name one: runs:/RUN_ID, models:/NAME/1, or a folder."
+        )
+    return f"runs:/{runs[0].info.run_id}"
+
+
 def config_of(server: Server, run_id: str) -> tuple[str, str]:
     """(job, config.yaml's text) of a run; raises UserError where there is no such run or it has no config."""
     try:

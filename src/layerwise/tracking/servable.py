@@ -27,7 +27,7 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from layerwise.errors import UserError
 from layerwise.tracking.datasets import DIGEST_LENGTH
-from layerwise.tracking.models import local_folder, model_of_run
+from layerwise.tracking.models import TRACKED, local_folder, model_of_run
 from layerwise.tracking.server import connect
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ def log_probe(
     ``language_model`` is copied into it where given. ``metrics`` become the model's own, with ``dataset`` as what they were
     measured on. ``register`` is a name of the model registry.
     """
+    from layerwise.models.quiet import quiet_transformers
+    from layerwise.probes.fitted import FittedProbe
+
+    if language_model is not None:
+        FittedProbe.load(bundle, language_model)
     client, run_id = tracker.client, tracker.run_id
     described = json.loads((bundle / "probe.json").read_text(encoding="utf-8"))
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -71,13 +76,15 @@ def log_probe(
             data, saved = Path(folder) / "data", Path(folder) / "model"
             copytree(bundle, data / _BUNDLE)
             if language_model is not None:
-                language_model.module.save_pretrained(data / _MODEL)
-                language_model.tokenizer.save_pretrained(data / _MODEL)
+                with quiet_transformers():
+                    language_model.module.save_pretrained(data / _MODEL)
+                    language_model.tokenizer.save_pretrained(data / _MODEL)
             mlflow.pyfunc.save_model(
                 str(saved),
                 loader_module=__name__,
                 data_path=str(data),
                 signature=_signature(described),
+                input_example=pd.DataFrame({"text": ["The city of Paris is in France."]}),
                 pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
                 metadata={"layerwise_version": version("layerwise")},
@@ -136,8 +143,13 @@ def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
         if model_id is None:
             raise UserError(f"run {name} logged no probe.")
         uri = f"models:/{model_id}"
-    folder = local_folder(uri) if uri.startswith(("runs:/", "models:/")) else Path(uri).expanduser()
-    return _attach(folder / "data" if (folder / "data").is_dir() else folder, model)
+    if not uri.startswith(TRACKED):
+        return _attach(Path(uri).expanduser(), model)
+    folder = local_folder(uri)
+    try:
+        return _attach(folder / Model.load(str(folder)).flavors["python_function"]["data"], model)
+    except (mlflow.exceptions.MlflowException, KeyError):
+        raise UserError(f"{uri} is there, but it is no probe.") from None
 
 
 class AttachedProbe:
