@@ -94,11 +94,8 @@ def _label(config: ApplyConfig, attached: AttachedProbe, dataset: TextDataset, t
     probe, model = attached.probe, attached.model
     tracker.dataset(dataset, "apply")
     found = probe.predict_frame(dataset, model)
-    if len(found) == len(dataset):  # a probe of single tokens answers for each of them
-        found.insert(0, "text_", dataset.texts)
-        found = (
-            found.rename(columns={"text_": "text"}) if "text" not in found.columns[1:] else found.drop(columns="text_")
-        )
+    if "text" not in found:  # a probe of single tokens names the text of each already
+        found.insert(0, "text", dataset.texts)
     tracker.table(found, "predictions")
     shown = dataset.select(np.arange(min(SHOWN, len(dataset))))
     scored = score_tokens(model, probe, shown, config.label)
@@ -107,10 +104,7 @@ def _label(config: ApplyConfig, attached: AttachedProbe, dataset: TextDataset, t
     tracker.text(extremes_view(surest), "extremes.html")
     tracker.table(surest.texts, "extreme_texts")
     tracker.table(surest.tokens, "extreme_tokens")
-    rows = [
-        f"  {row.label!s:<12} {row.score:.3f}  {text[:70]}"
-        for row, text in zip(found.head(10).itertuples(), dataset.texts, strict=False)
-    ]
+    rows = [f"  {row.label!s:<12} {row.score:.3f}  {str(row.text)[:70]}" for row in found.head(10).itertuples()]
     return [*rows, f"{len(dataset):,} texts; tokens.html and extremes.html show their tokens"]
 
 
