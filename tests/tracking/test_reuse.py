@@ -85,6 +85,17 @@ def test_another_job_is_other_work():
     assert fingerprint("tiny", TinyConfig(), model="m") != fingerprint("other", TinyConfig(), model="m")
 
 
+def test_the_code_a_config_names_is_part_of_the_work(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, file in {"{folder}/mine.py:Probe": "mine.py", "plugin_of_mine.Probe": "plugin_of_mine.py"}.items():
+        config = TinyConfig(options={"path": name.format(folder=tmp_path)})
+        (tmp_path / file).write_text("x = 1\n")
+        before = fingerprint("tiny", config)
+        assert fingerprint("tiny", config) == before
+        (tmp_path / file).write_text("x = 2\n")
+        assert fingerprint("tiny", config) != before
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A git checkout that holds a copy of the package."""
@@ -114,7 +125,8 @@ def identity(top: Path) -> str:
 def test_code_is_the_commit_and_what_differs_from_it(checkout):
     clean = identity(checkout)
     assert clean == git(checkout, "rev-parse", "HEAD")
-    (checkout / "runs.db").write_text("ignored")
+    (checkout / "src" / "layerwise" / "runs.db").write_text("ignored")
+    (checkout / "results.csv").write_text("no code")
     assert identity(checkout) == clean
     (checkout / "src" / "layerwise" / "new.py").write_text("x = 1\n")
     with_new = identity(checkout)
