@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from families import build, tiny
+from families import FAMILIES, build, tiny
 from torch import nn
 
 from layerwise.errors import UserError
@@ -187,9 +189,13 @@ def test_shared_weights_are_refused_with_the_reason_and_plain_paths_remain() -> 
         sites.port(parse_site(path))
 
 
-def test_blocks_whose_parts_do_not_add_up_keep_their_block_sites(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that scales its attention's output in a way no layout knows."""
-    module = build("llama")
+@pytest.mark.parametrize("residual", [1.0, 1e4])
+def test_blocks_whose_parts_do_not_add_up_keep_their_block_sites(
+    residual: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that scales its attention's output in a way no layout knows, also where the residual is huge."""
+    module = copy.deepcopy(build("llama"))
+    module.model.embed_tokens.weight.data *= residual
     block = type(module.model.layers[0])
 
     def odd(self, hidden_states, **kwargs):
@@ -200,8 +206,15 @@ def test_blocks_whose_parts_do_not_add_up_keep_their_block_sites(monkeypatch: py
     monkeypatch.setattr(block, "forward", odd)
     sites = SiteMap.of(module)
     assert sites.names() == ["embed", "resid_pre", "resid_post", "final_norm", "logits"]
-    with pytest.raises(UserError, match=r"resid_pre \+ attn_out = resid_mid does not hold in layer 0"):
+    with pytest.raises(UserError, match=r"resid_pre \+ attn_out = resid_mid in layer 0 does not hold"):
         sites.expand("attn_out.0")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mamba"])
+def test_verification_allows_for_the_rounding_of_half_precision(family: str, dtype: torch.dtype) -> None:
+    module = copy.deepcopy(build(family)).to(dtype)
+    assert SiteMap.of(module).names() == tiny(family).sites.names()
 
 
 def test_a_model_that_cannot_be_probed_keeps_its_paths() -> None:

@@ -93,6 +93,12 @@ def test_a_read_may_pool_and_keeps_only_what_it_returns(llama: Tiny, batch: Batc
     }
 
 
+def test_a_read_that_returns_a_view_does_not_keep_the_whole(llama: Tiny, batch: Batch) -> None:
+    found = run(llama, batch, {"resid_post.0": lambda value: value[:, 0], "resid_post.1": None})
+    assert found["resid_post.0"].untyped_storage().nbytes() == 3 * 16 * 4
+    assert found["resid_post.1"].shape == (3, 6, 16)
+
+
 def test_keys_are_kept_as_typed_where_they_mean_one_site(llama: Tiny, batch: Batch) -> None:
     found = run(llama, batch, {"resid_post.-1": None, "z.*.0": None, "model.layers[0].mlp.output": None})
     assert sorted(found) == ["model.layers[0].mlp.output", "resid_post.-1", "z.0.0", "z.1.0"]

@@ -86,7 +86,8 @@ def _register(base: str) -> str:
             return _attend(base, module, query, key, value, *args, **kwargs)
 
         AttentionInterface.register(name, attend)
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        if base in ALL_MASK_ATTENTION_FUNCTIONS:  # else transformers makes no mask for it, nor for ours
+            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
 
 

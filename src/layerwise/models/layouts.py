@@ -195,7 +195,7 @@ KNOWN: dict[str, Layout | Callable[[Any], Layout]] = {
     "cohere": LLAMA_PARALLEL,
     "stablelm": lambda config: LLAMA_PARALLEL if config.use_parallel_residual else LLAMA,
     "mamba": BLOCK,
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), BERT),
+    **dict.fromkeys(("bert", "roberta"), BERT),
     "distilbert": DISTILBERT,
     "modernbert": MODERNBERT,
     "esm": ESM,

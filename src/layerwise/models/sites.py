@@ -72,7 +72,7 @@ class SiteMap:
     def _main(self) -> Stack:
         if not self.stacks:
             raise UserError(
-                f"this model has no named sites.{self._because}\nName a module by its path, such as layer.output."
+                f"this model has no named sites{self._because}.\nName a module by its path, such as layer.output."
             )
         return next(iter(self.stacks.values()))
 
@@ -155,7 +155,7 @@ class SiteMap:
         has = (
             f"It has: {', '.join(self.names())}." if self.ports else "Name a module by its path, such as layer.output."
         )
-        return UserError(f"this model has no site {name}.{self._because}{nearest(name, self.names())}\n{has}")
+        return UserError(f"this model has no site {name}{self._because}.{nearest(name, self.names())}\n{has}")
 
     @property
     def _because(self) -> str:

@@ -87,7 +87,9 @@ class _Gate:
         for key, head, read in self.reads:
             part = seen if head is None else seen.select(self.port.head_axis, head)
             result = part if read is None else read(part)
-            if (self.port.changed or self.port.shared) and _same_memory(result, value):
+            # A view of a part would keep all of it; a tensor that is yet to change must be kept as it is now.
+            fragile = self.port.changed or self.port.shared or result.numel() < value.numel()
+            if fragile and _same_memory(result, value):
                 result = result.clone()
             forward.captured[key] = result
         if self.reads and forward.stops:
