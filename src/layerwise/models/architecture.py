@@ -190,43 +190,37 @@ def place_ports(module: nn.Module, stacks: list[Stack], inside: bool = True) -> 
 
 def _block_ports(root: nn.Module, stack: Stack, path: str, block: nn.Module) -> Iterator[tuple[str, Port]]:
     """The ports inside one block: those of its layout whose modules it has."""
-    scale = float(getattr(root.config, "residual_multiplier", 1.0))
     for name, places in stack.layout.sites.items():
         place = _find(block, places)
         if not place:
             continue
-        where, _, side = place.rpartition(".")
         if name in ("attention", "cross_attention"):
-            kind = "cross_" if name.startswith("cross") else ""
-            yield from _attention_ports(stack, f"{path}.{place}", kind, block.get_submodule(place))
+            for point in INSIDE_ATTENTION:
+                yield name.replace("attention", point), Port(f"{path}.{place}", "inside", point)
         elif name == "router":
-            router = block.get_submodule(place)
-            experts = _first(root.config, "num_local_experts", "num_experts", "n_routed_experts")
-            plain = isinstance(router, nn.Linear)
-            yield (
-                name,
-                Port(f"{path}.{place}", "output" if plain else "inside", "" if plain else "router", width=experts),
-            )
+            yield name, _router_port(root, f"{path}.{place}", block.get_submodule(place))
         else:
-            part = block.get_submodule(where)
+            where, _, side = place.rpartition(".")
+            projected = name in ("z", "cross_z", "mlp_post")  # what a linear map takes in
             added = name.endswith(("attn_out", "mlp_out"))
-            yield (
-                name,
-                Port(
-                    f"{path}.{where}",
-                    "input" if side == "input" else "output",
-                    heads=stack.n_heads if name.endswith("z") else 0,
-                    scale=scale if added else 1.0,
-                    shared=side == "input" and name.startswith("resid"),
-                    changed=name in stack.layout.changed,
-                    width=_in_features(part) if name in ("z", "cross_z", "mlp_post") else stack.width,
-                ),
+            port = Port(
+                f"{path}.{where}",
+                "input" if side == "input" else "output",
+                heads=stack.n_heads if name in ("z", "cross_z") else 0,
+                scale=float(getattr(root.config, "residual_multiplier", 1.0)) if added else 1.0,
+                shared=side == "input" and name.startswith("resid"),
+                changed=name in stack.layout.changed,
+                width=_in_features(block.get_submodule(where)) if projected else stack.width,
             )
+            yield name, port
 
 
-def _attention_ports(stack: Stack, path: str, kind: str, attention: nn.Module) -> Iterator[tuple[str, Port]]:
-    for name in INSIDE_ATTENTION:
-        yield f"{kind}{name}", Port(path, "inside", name)
+def _router_port(root: nn.Module, path: str, router: nn.Module) -> Port:
+    """A router's logits: what a linear layer returns, or, where a module also ranks them, a point inside it."""
+    experts = _first(root.config, "num_local_experts", "num_experts", "n_routed_experts")
+    if isinstance(router, nn.Linear):
+        return Port(path, "output", width=experts)
+    return Port(path, "inside", "router", width=experts)
 
 
 def _in_features(part: nn.Module) -> int | None:

@@ -6,6 +6,7 @@ holds more than the pooled result; a forward stops as soon as the last site that
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -250,7 +251,7 @@ def run(
         stack.enter_context(restarted(model, start))
         module = _module_to_run(root, forward)
         with suppress(_Enough):
-            module(**batch.inputs, **_quiet_arguments(root))
+            module(**batch.inputs, **_quiet_arguments(root, module))
     missing = [key for gate in forward.gates for key, _, _ in gate.reads if key not in forward.captured]
     if missing:
         raise UserError(f"{missing[0]} was not reached: its module did not run in this forward.")
@@ -277,10 +278,8 @@ def _module_to_run(root: nn.Module, forward: _Forward) -> nn.Module:
     return body if within else root
 
 
-def _quiet_arguments(root: nn.Module) -> dict[str, Any]:
+def _quiet_arguments(root: nn.Module, module: nn.Module) -> dict[str, Any]:
     """Arguments that keep a forward from building what a single pass does not need: a key-value cache."""
-    config: Any = getattr(root, "config", None)
     # Models that share keys and values between layers do so through the cache.
-    if config is None or not hasattr(config, "use_cache") or getattr(config, "num_kv_shared_layers", None):
-        return {}
-    return {"use_cache": False}
+    shares = getattr(getattr(root, "config", None), "num_kv_shared_layers", None)
+    return {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters and not shares else {}
