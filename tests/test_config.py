@@ -100,6 +100,7 @@ class Job:
     template: bool | str = False
     kwargs: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] | None = None
+    texts: tuple[str, ...] = field(default=(), metadata={"splits": False})
 
     def __post_init__(self) -> None:
         if self.folds < 2:
@@ -160,6 +161,8 @@ def message(*flags: str, yaml: str | None = None) -> str:
             {"kwargs": {"rope": {"factor": 2.5}, "use_cache": False}},
         ),
         (["--kwargs", '{"a": "1", "b": 1}'], {"kwargs": {"a": "1", "b": 1}}),
+        (["--texts", "Paris, in France."], {"texts": ("Paris, in France.",)}),
+        (["--texts", '["Paris, in France.", "Rome."]'], {"texts": ("Paris, in France.", "Rome.")}),
         (["--weights.true", "2"], {"weights": {"true": 2.0}}),
     ],
 )
@@ -376,6 +379,8 @@ JOBS = [
         kwargs={"a": {"b": None}, "on": "off", "date": "2020-01-01", "number": "0x1F"}, layers=(1, -2), template="a\nb"
     ),
     Job(weights={"a": float("inf"), "b": -0.0}, sites=()),
+    Job(texts=("a", "b, c")),
+    Job(texts=("a", "b")),
 ]
 
 

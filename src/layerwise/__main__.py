@@ -62,10 +62,13 @@ def _run(name: str, arguments: Sequence[str], jobs: Mapping[str, JobEntry], job:
         raise unknown("job", name, jobs)
     command = split_command(arguments)
     config_class = jobs[name].config_class(name)
-    config: Any = configure(config_class, *_layers(command, name))
     if command.help:
-        print(help_text(f"{PROGRAM} {name}", jobs[name].summary, config_class, config), end="")
+        print(
+            help_text(f"{PROGRAM} {name}", jobs[name].summary, config_class, _shown(config_class, command, name)),
+            end="",
+        )
         return
+    config: Any = configure(config_class, *_layers(command, name))
     if command.print_config:
         print(to_yaml(config), end="")
         return
@@ -73,6 +76,14 @@ def _run(name: str, arguments: Sequence[str], jobs: Mapping[str, JobEntry], job:
         _refuse_code(config, command)
     tracker = job.track(name, config, command.force)
     jobs[name].run()(config, tracker)
+
+
+def _shown(config_class: type, command: Command, name: str) -> Any:
+    """The config that help shows: the one the flags make, or none where that is not whole yet."""
+    try:
+        return configure(config_class, *_layers(command, name))
+    except UserError:
+        return None
 
 
 def _refuse_code(config: Any, command: Command) -> None:

@@ -70,7 +70,7 @@ def _build(field: Field, default: Any, layers: list[Layer], path: str) -> Any:
     if is_typed(last.values) and isinstance(last.values, Mapping) and not takes_mapping(annotation):
         name = next(iter(last.values))
         raise UserError(f"{path}.{name}: {path} has no fields of its own; it accepts {words(annotation)}.")
-    return convert(annotation, last.values, path, last.source)
+    return convert(annotation, last.values, path, last.source, field.splits)
 
 
 def _whole_first(layer: Layer) -> list[Layer]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from layerwise.config.documents import dump_yaml
@@ -55,16 +55,26 @@ def flatten(config: Any) -> dict[str, str]:
     {'probe.kind': 'ridge', 'probe.alpha': '1.0', 'sites': 'resid_post.*', 'poolers': 'mean,last'}
     """
     flat: dict[str, str] = {}
-    _flatten(plain(config), "", flat)
+    _flatten(plain(config), "", flat, set(_unsplit(config, "")))
     return flat
 
 
-def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
+def _flatten(value: Any, path: str, flat: dict[str, str], unsplit: set[str]) -> None:
     if isinstance(value, dict) and value and all(_KEY.fullmatch(key) for key in value):
         for key, item in value.items():
-            _flatten(item, f"{path}.{key}" if path else key, flat)
+            _flatten(item, f"{path}.{key}" if path else key, flat, unsplit)
     else:
-        flat[path] = canonical_text(value)
+        as_json = path in unsplit and isinstance(value, list)
+        flat[path] = json.dumps(value, ensure_ascii=False) if as_json else canonical_text(value)
+
+
+def _unsplit(config: Any, prefix: str) -> Iterator[str]:
+    """Names of the fields whose text commas do not divide."""
+    for name, field in fields_of(config.__class__).items():
+        if not field.splits:
+            yield prefix + name
+        if dataclasses.is_dataclass(value := getattr(config, name)):
+            yield from _unsplit(value, f"{prefix}{name}.")
 
 
 def canonical_text(value: Any) -> str:

@@ -26,7 +26,10 @@ _NAMES = {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false", type(Non
 
 
 def help_text(program: str, summary: str, config_class: type, config: Any) -> str:
-    """What ``--help`` prints. ``config`` decides which kind's fields are listed, so ``--probe ridge --help`` shows ridge's."""
+    """What ``--help`` prints.
+
+    ``config`` decides which kind's fields are listed, so ``--probe ridge --help`` shows ridge's; None shows the defaults.
+    """
     width = min(shutil.get_terminal_size((110, 24)).columns, 130)
     blocks = [f"usage: {program} [--config FILE] [--FIELD VALUE ...]", textwrap.fill(summary, width)]
     options = [_row(f"--{name}{_OPTION_VALUES.get(name, '')}", text, width) for name, text in OPTIONS.items()]

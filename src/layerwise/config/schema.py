@@ -17,12 +17,17 @@ MISSING = dataclasses.MISSING
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a config dataclass: its resolved annotation, its default (MISSING if it has none), one line of help."""
+    """One field of a config dataclass: its resolved annotation, its default (MISSING if it has none), one line of help.
+
+    ``splits``: whether a bare text of a one-or-many field is split at commas; ``field(metadata={"splits": False})`` says no, for
+    sentences, which have commas of their own.
+    """
 
     name: str
     annotation: Any
     default: Any
     help: str
+    splits: bool = True
 
 
 @cache
@@ -34,7 +39,8 @@ def fields_of(config_class: Any) -> dict[str, Field]:
     for item in dataclasses.fields(config_class):
         if item.init and item.name != "kind":
             default = item.default_factory() if item.default_factory is not MISSING else item.default
-            found[item.name] = Field(item.name, hints[item.name], default, helps.get(item.name, ""))
+            splits = bool(item.metadata.get("splits", True))
+            found[item.name] = Field(item.name, hints[item.name], default, helps.get(item.name, ""), splits)
     return found
 
 

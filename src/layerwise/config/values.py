@@ -12,11 +12,11 @@ from layerwise.config.schema import is_optional, item_annotations, makes_tuple, 
 from layerwise.errors import UserError, nearest
 
 
-def convert(annotation: Any, value: Any, path: str, source: str) -> Any:
+def convert(annotation: Any, value: Any, path: str, source: str, splits: bool = True) -> Any:
     """``value`` as the field's type; raises UserError naming the field, what it got and what it accepts.
 
     Text of a flag is read as the type asks: for a text field it stays as typed. A field that takes one or many takes
-    ``mean,last``, ``[mean, last]`` and ``["mean", "last"]``, from a flag or a file.
+    ``mean,last``, ``[mean, last]`` and ``["mean", "last"]``, from a flag or a file; without ``splits`` a bare text is one.
     """
     if isinstance(value, Bare) and bool not in members(annotation):
         raise UserError(f"--{path} needs a value; it accepts {words(annotation)}.")
@@ -28,7 +28,7 @@ def convert(annotation: Any, value: Any, path: str, source: str) -> Any:
         if is_optional(annotation):
             return None
         raise UserError(f"{path}: got null from {source}, accepts {words(annotation)}.")
-    for candidate in _candidates(annotation, value, path):
+    for candidate in _candidates(annotation, value, path, splits):
         accepted, converted = _check(annotation, candidate)
         if accepted:
             return tuple(converted) if isinstance(converted, list) and makes_tuple(annotation) else converted
@@ -72,12 +72,12 @@ def _is_text(annotation: Any) -> bool:
     return all(item in (str, type(None)) for item in members(annotation)) and str in members(annotation)
 
 
-def _candidates(annotation: Any, value: Any, path: str) -> list[Any]:
+def _candidates(annotation: Any, value: Any, path: str, splits: bool) -> list[Any]:
     """The readings to try in turn: for one-or-many fields split and whole, for mappings the parsed JSON first."""
     if isinstance(value, str):
         text = str(value)
         if item_annotations(annotation):
-            parts = split_text(text, path)
+            parts = split_text(text, path) if splits or text.lstrip().startswith("[") else [text]
             return [parts] if len(members(annotation)) == 1 else [parts, text] if len(parts) != 1 else [text, parts]
         if text.lstrip().startswith(("{", "[")) and any(
             typing.get_origin(item) in (dict, tuple, list) for item in members(annotation)

@@ -33,7 +33,7 @@ def latest_probe(server: Server) -> str:
     """``runs:/…`` of the last finished run of this experiment that logged a probe; raises UserError where there is none."""
     runs = server.client.search_runs(
         [server.experiment_id],
-        filter_string="tags.`layerwise.probe` LIKE '%' and attributes.status = 'FINISHED'",
+        filter_string="tags.`layerwise.logged_probe` LIKE '%' and attributes.status = 'FINISHED'",
         order_by=["attributes.end_time DESC"],
         max_results=1,
     )
