@@ -6,9 +6,11 @@ torch's, and it multiplies a matrix by its own transpose in half the time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
@@ -30,7 +32,7 @@ def gram(rows: Tensor) -> Tensor:
     """Gram matrix of the columns, (…, n, d) → (…, d, d)."""
     if rows.is_cuda:
         return rows.mT @ rows
-    flat = rows.reshape(-1, *rows.shape[-2:])
+    flat = rows.reshape(math.prod(rows.shape[:-2]), *rows.shape[-2:])
     result = torch.empty(len(flat), rows.shape[-1], rows.shape[-1], dtype=rows.dtype)
     for matrix, into in zip(flat.numpy(), result.numpy(), strict=True):
         np.matmul(matrix.T, matrix, out=into)  # one matrix at a time: BLAS sees that it is its own transpose
@@ -147,3 +149,21 @@ def _tridiagonal_solves(matrix: Tensor, right: Tensor, shifts: Tensor) -> Tensor
         solved[:, index * columns : (index + 1) * columns] = solution
     turn(solved, "N")
     return torch.from_numpy(np.ascontiguousarray(solved.reshape(size, len(shifts), columns).transpose(1, 0, 2)))
+
+
+def leading_axes(matrix: Tensor, count: int) -> Tensor:
+    """The ``count`` leading eigenvectors of positive semi-definite matrices, (batch, d, d) → (batch, count, d), largest first.
+
+    Their sign is such that the entry of largest size is positive.
+    """
+    size = matrix.shape[-1]
+    if matrix.is_cuda:
+        vectors = torch.linalg.eigh(matrix)[1][..., size - count :]
+    else:
+        chosen = (size - count, size - 1)
+        vectors = torch.stack(
+            [torch.from_numpy(scipy.linalg.eigh(one, subset_by_index=chosen)[1]) for one in matrix.numpy()]
+        )
+    axes = vectors.flip(-1).mT
+    largest = axes.gather(2, axes.abs().argmax(2, keepdim=True))
+    return axes * largest.sign()

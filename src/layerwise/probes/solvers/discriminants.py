@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerwise.errors import UserError
 from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, gram, product
-from layerwise.probes.solvers.linear_fits import EPSILON, LinearFits, check_training, features, moments
+from layerwise.probes.solvers.linear_fits import EPSILON, LinearFits, check_training, features, moments, rows_of
 from layerwise.probes.solvers.logistic import check_classes
 
 ALL = -1  # in place of a class
@@ -142,7 +142,7 @@ class _Group:
         squares = []
         for mask, mean in ((inside, self.means[:, one]), (self.mask & ~inside, self.mean_but(one))):
             along = product(self.scatters.X, direction[..., None])[..., 0] - (mean * direction).sum(1, keepdim=True)
-            squares.append(along[:, _numbers(mask, along)].square().sum(1))
+            squares.append(along[:, rows_of(mask, along)].square().sum(1))
         return (squares[0] + squares[1]) / self.counts.sum()
 
 
@@ -157,7 +157,7 @@ class _ClassScatters:
 
     def rows(self, one: int, mask: np.ndarray) -> Tensor:
         """(sites, rows of the class in the set, d), about ``centre``."""
-        return self.centred[:, _numbers(mask & (self.labels == one), self.X)]
+        return self.centred[:, rows_of(mask & (self.labels == one), self.X)]
 
     def of_class(self, one: int, mask: np.ndarray, mean: Tensor) -> Tensor:
         """(sites, d, d) scatter of the class's rows in a training set about their mean (sites, d)."""
@@ -175,16 +175,12 @@ class _ClassScatters:
         inside, outside = member & mask, member & ~mask
         small = (int(self.labels.max()) + 1) * len(self.X) * self.X.shape[2] ** 2 <= KEPT_ELEMENTS
         if outside.sum() >= inside.sum() or not (small or key == ALL):
-            result = gram(self.centred[:, _numbers(inside, self.X)])
+            result = gram(self.centred[:, rows_of(inside, self.X)])
         else:
             if key not in self.whole:
-                self.whole[key] = gram(self.centred[:, _numbers(member, self.X)])
-            result = self.whole[key] - gram(self.centred[:, _numbers(outside, self.X)])
+                self.whole[key] = gram(self.centred[:, rows_of(member, self.X)])
+            result = self.whole[key] - gram(self.centred[:, rows_of(outside, self.X)])
         return result.sub_(gram(about))
-
-
-def _numbers(mask: np.ndarray, like: Tensor) -> Tensor:
-    return torch.as_tensor(np.flatnonzero(mask), device=like.device)
 
 
 def _groups(X: Any, Y: Any, training: Any, device: str) -> Iterator[_Group]:

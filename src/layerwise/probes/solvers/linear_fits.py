@@ -61,6 +61,11 @@ def check_training(training: Any, n: int) -> Masks:
     return masks
 
 
+def rows_of(mask: NDArray[np.bool_], like: Tensor) -> Tensor:
+    """The numbers of the rows in ``mask``, where ``like`` is."""
+    return torch.as_tensor(np.flatnonzero(mask), device=like.device)
+
+
 def moments(X: Tensor, masks: Masks, standardize: bool) -> tuple[Tensor, Tensor]:
     """Mean and scale of each training set's features, both (sites, sets, d), as StandardScaler has them.
 
@@ -85,6 +90,12 @@ def moments(X: Tensor, masks: Masks, standardize: bool) -> tuple[Tensor, Tensor]
         mean[site, which, feature] = values.mean()
     constant = variance <= count * EPSILON * variance + (count * mean * EPSILON) ** 2
     return mean, torch.where(constant, 1.0, variance.sqrt())
+
+
+def moments_of(X: Floats) -> tuple[Floats, Floats]:
+    """Mean and scale (d,) of all rows of X (n, d), as ``moments``."""
+    mean, scale = moments(features(X), np.ones((1, len(X)), dtype=bool), True)
+    return mean[0, 0].numpy(), scale[0, 0].numpy()
 
 
 def out_of_fold(X: Any, fits: LinearFits, folds: Any) -> Floats:

@@ -208,8 +208,7 @@ class _Run:
     def keep(self, moving: Tensor) -> None:
         """Go on with some of the fits."""
         if not self.single:
-            sites, fits = len(self.X), len(self.numbers)
-            self.factor = self.factor.take(moving.repeat_interleave(self.apart).repeat(sites))
+            self.factor = self.factor.take(moving.repeat_interleave(self.apart).repeat(len(self.X)))
         self.numbers = self.numbers[moving]
         self.targets, self.rows = self.targets[:, moving], self.rows[:, moving]
         for name in ("penalty", "weights", "logits", "probabilities", "gradient"):

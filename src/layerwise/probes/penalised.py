@@ -1,0 +1,164 @@
+"""Logistic and ridge probes: linear probes with a penalty, given or chosen on the training rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+
+from layerwise.probes.inputs import Floats, InvalidInput
+from layerwise.probes.linear import Labels, LinearClassifier, LinearRegressor
+from layerwise.probes.solvers.linear_fits import LinearFits, Masks, out_of_fold, training_sets
+from layerwise.probes.solvers.logistic import logistic_fits
+from layerwise.probes.solvers.ridge import ridge_fits, ridge_leave_one_out
+
+RIDGE_PATH = tuple(10.0**power for power in np.arange(-1, 5.1, 0.5).tolist())
+LOGISTIC_PATH = tuple(10.0**power for power in range(-4, 3))
+INNER_FOLDS = 3
+
+Path = float | Literal["path"]
+
+
+class LogisticProbe(LinearClassifier):
+    """Logistic regression with an L2 penalty: ``make_pipeline(StandardScaler(), LogisticRegression(C=C))``, converged.
+
+    Args:
+        C: inverse of the penalty. ``path`` takes, of ``Cs``, the one with the lowest log loss in three-fold cross-validation
+            inside the training rows, from warm starts.
+        standardize: without it the features are as they come.
+        random_state: seed of those folds.
+        device: of the solver; ``auto`` takes CUDA where there is one.
+
+    Attributes: classes_, coef_, intercept_, n_features_in_; C_ the penalty that was used.
+    """
+
+    def __init__(
+        self,
+        C: Path = 0.01,
+        Cs: tuple[float, ...] = LOGISTIC_PATH,
+        standardize: bool = True,
+        random_state: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.C, self.Cs, self.standardize, self.random_state, self.device = C, Cs, standardize, random_state, device
+
+    def _planes(self, X: Floats, Y: Labels, training: Masks, device: str) -> LinearFits:
+        if self.C != "path":
+            self.C_ = _positive("C", self.C)
+            fits = logistic_fits(X, Y, training, [self.C_], self.standardize, device)
+            return LinearFits(fits.coef[:, :, 0], fits.intercept[:, :, 0])
+        fits = logistic_fits(X, Y, training, self.Cs, self.standardize, device)
+        losses = np.stack([self._inner_losses(X, labels, training, device) for labels in Y.T], axis=-1)
+        best = losses.argmin(2)  # (sites, sets, label vectors)
+        self.C_ = float(self.Cs[best[0, 0, 0]])
+        return _chosen(fits, best)
+
+    def _inner_losses(self, X: Floats, labels: Labels, training: Masks, device: str) -> Floats:
+        """(sites, sets, penalties) log loss over the training rows, each predicted from the others."""
+        losses = []
+        for mask in training:
+            rows = np.flatnonzero(mask)
+            inner = np.empty(len(rows), dtype=np.int64)
+            if np.bincount(labels[rows]).min() < INNER_FOLDS:
+                raise InvalidInput(
+                    f"C='path' needs at least {INNER_FOLDS} training rows of every class. Give C a number."
+                )
+            splitter = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=self.random_state)
+            for fold, (_, held_out) in enumerate(splitter.split(rows, labels[rows])):
+                inner[held_out] = fold
+            inside = X[..., rows, :]
+            fits = logistic_fits(inside, labels[rows], training_sets(inner), self.Cs, self.standardize, device)
+            scores = np.moveaxis(
+                out_of_fold(inside, fits, inner)[:, 0, :, 0], -2, -1
+            )  # (sites, penalties, rows, planes)
+            true = np.take_along_axis(self._probabilities(scores), labels[rows][None, None, :, None], axis=-1)
+            losses.append(-np.log(true[..., 0].clip(1e-300)).mean(-1))
+        return np.stack(losses, axis=1)
+
+
+class _Ridge:
+    """What ridge probes for classes and for targets share."""
+
+    alpha: Path
+    alphas: tuple[float, ...]
+    standardize: bool
+
+    def _ridge(self, X: Floats, targets: Floats, training: Masks, device: str) -> LinearFits:
+        """Planes for targets (n, label vectors, columns); ``path`` chooses one penalty for a label vector's columns."""
+        n, vectors, columns = targets.shape
+        flat = targets.reshape(n, -1)
+        if self.alpha != "path":
+            self.alpha_ = _positive("alpha", self.alpha)
+            fits = ridge_fits(X, flat, training, [self.alpha_], self.standardize, device)
+            best = np.zeros((*fits.coef.shape[:2], vectors), dtype=np.int64)
+        else:
+            fits, errors = ridge_leave_one_out(X, flat, training, self.alphas, self.standardize, device)
+            best = errors.reshape(*errors.shape[:3], vectors, columns).sum(-1).argmin(2)
+            self.alpha_ = float(self.alphas[best[0, 0, 0]])
+        apart = (vectors, columns)
+        return _chosen(LinearFits(fits.coef.unflatten(3, apart), fits.intercept.unflatten(3, apart)), best)
+
+
+class RidgeClassifierProbe(_Ridge, LinearClassifier):
+    """Ridge regression on targets of −1 and 1: ``make_pipeline(StandardScaler(), RidgeClassifier(alpha))``.
+
+    Args:
+        alpha: the penalty. ``path`` takes, of ``alphas``, the one with the lowest leave-one-out error on the training rows, as
+            ``RidgeClassifierCV`` does.
+        standardize: without it the features are centred only.
+
+    Attributes: classes_, coef_, intercept_, n_features_in_; alpha_ the penalty that was used. It gives no probabilities.
+    """
+
+    probabilistic = False
+
+    def __init__(
+        self,
+        alpha: Path = "path",
+        alphas: tuple[float, ...] = RIDGE_PATH,
+        standardize: bool = True,
+        device: str = "auto",
+    ) -> None:
+        self.alpha, self.alphas, self.standardize, self.device = alpha, alphas, standardize, device
+
+    def _planes(self, X: Floats, Y: Labels, training: Masks, device: str) -> LinearFits:
+        classes = int(Y.max()) + 1
+        targets = 2.0 * (Y[..., None] == (np.arange(classes) if classes > 2 else np.array([1]))) - 1
+        return self._ridge(X, targets, training, device)
+
+
+class RidgeRegressorProbe(_Ridge, LinearRegressor):
+    """Ridge regression: ``make_pipeline(StandardScaler(), Ridge(alpha))``; ``path`` chooses alpha as ``RidgeCV`` does.
+
+    The arguments and attributes are those of ``RidgeClassifierProbe``, without classes.
+    """
+
+    def __init__(
+        self,
+        alpha: Path = "path",
+        alphas: tuple[float, ...] = RIDGE_PATH,
+        standardize: bool = True,
+        device: str = "auto",
+    ) -> None:
+        self.alpha, self.alphas, self.standardize, self.device = alpha, alphas, standardize, device
+
+    def _planes(self, X: Floats, Y: Labels, training: Masks, device: str) -> LinearFits:
+        return self._ridge(X, Y[..., None], training, device)
+
+
+def _chosen(fits: LinearFits, best: NDArray[np.int64]) -> LinearFits:
+    """Axes (sites, sets, penalties, label vectors, planes) → without penalties, by the number of each one's best."""
+    index = torch.as_tensor(best, device=fits.coef.device)[:, :, None, :, None]
+    planes = fits.intercept.shape[-1]
+    intercept = fits.intercept.gather(2, index.expand(-1, -1, -1, -1, planes))[:, :, 0]
+    wide = index[..., None].expand(-1, -1, -1, -1, planes, fits.coef.shape[-1])
+    return LinearFits(fits.coef.gather(2, wide)[:, :, 0], intercept)
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, str) or not 0 < value < float("inf"):
+        raise InvalidInput(f"{name} must be a number above 0, or 'path', got {value!r}.")
+    return float(value)
