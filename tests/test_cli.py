@@ -107,7 +107,12 @@ def test_printing_the_config_makes_no_run(client, capsys):
 
 
 def test_python_m_layerwise_ends_with_the_right_code():
-    done = python("-m", "layerwise", "prob")
+    done = python("-X", "importtime", "-m", "layerwise", "prob")
+    done.stderr, imports = [
+        "\n".join(line for line in done.stderr.splitlines() if line.startswith("import time:") == timed)
+        for timed in (False, True)
+    ]
+    assert " mlflow" not in imports
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("layerwise: error: unknown job 'prob'. Did you mean 'probe'?")

@@ -118,6 +118,8 @@ class Job:
 
 
 def _as_reused(error: Exception) -> tuple[str, str | None] | None:
+    if "layerwise.tracking.run" not in sys.modules:  # nothing slow is imported to say that a flag is misspelt
+        return None
     from layerwise.tracking.run import Reused
 
     return (error.run_id, error.summary) if isinstance(error, Reused) else None
