@@ -99,7 +99,7 @@ def _pca(config: settings.PCAProbe, classify: bool, seed: int, device: str) -> A
 
 def _knn(config: settings.KNN, classify: bool, seed: int, device: str) -> Any:
     machine = neighbors.KNeighborsClassifier if classify else neighbors.KNeighborsRegressor
-    return ScaledProbe(machine(config.neighbors, metric=config.metric), config.standardize)
+    return ScaledProbe(machine(config.neighbors, metric=config.metric, algorithm="brute"), config.standardize)
 
 
 def _random_forest(config: settings.RandomForest, classify: bool, seed: int, device: str) -> Any:

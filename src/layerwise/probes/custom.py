@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,9 @@ from typing import Any
 from sklearn.base import BaseEstimator
 
 from layerwise.errors import UserError, nearest
+from layerwise.files import file_digest
+
+FILE_MODULE = "layerwise_probe_"  # how modules made from files are called
 
 
 def find_class(path: str) -> type:
@@ -77,12 +81,26 @@ def make(path: str, params: Mapping[str, Any], task: str, seed: int) -> Any:
         ) from None
 
 
+def source_file(found: Any) -> Path | None:
+    """The file that a class was taken from by ``file.py:Class``; None for one of an importable module."""
+    module = sys.modules.get(found.__module__)
+    return Path(str(module.__file__)) if module is not None and found.__module__.startswith(FILE_MODULE) else None
+
+
 def _import_file(path: Path) -> ModuleType:
+    """The module of a file, under a name that its content alone decides, so that a copy of the file is the same module."""
     if not path.is_file():
         raise UserError(f"no file {path} to take a probe from.")
-    spec = importlib.util.spec_from_file_location(f"layerwise_probe_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(FILE_MODULE + file_digest(path)[:16], path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file.")
+    if spec.name in sys.modules:
+        return sys.modules[spec.name]
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module

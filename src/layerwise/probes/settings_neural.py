@@ -78,17 +78,22 @@ class AttentionProbe(ProbeSettings):
 
 @dataclass(frozen=True)
 class CCS(ProbeSettings):
-    """Contrast-consistent search (Burns et al. 2022) over statements and their negations; the best of ``tries`` starts."""
+    """Contrast-consistent search (Burns et al. 2022) over statements and their negations; the best of ``tries`` starts.
+
+    method: ``tpc`` takes the top principal component of the differences instead.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     kind: Literal["ccs"] = "ccs"
     tries: int = 10
     epochs: int = 1000
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.01
     weight_decay: float = 0.01
+    method: Literal["ccs", "tpc"] = "ccs"
 
     def __post_init__(self) -> None:
         self._at_least_one("tries", "epochs")
+        self._one_of("method", ("ccs", "tpc"))
         self._positive("learning_rate")
         self._not_negative("weight_decay")
 
