@@ -91,7 +91,7 @@ def test_bootstrap_speed():
         bootstrap(mean_of(values), 1000, seed=seed)
         times.append(time.perf_counter() - start)
     # 40 ms on an idle core; the bound leaves room for a busy machine.
-    assert min(times) < 0.3
+    assert min(times) < 0.5
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 17), (80, 100)])

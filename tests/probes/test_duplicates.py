@@ -84,6 +84,6 @@ def test_it_is_the_same_every_time_and_fast():
     train, test = sentences(1500, 1), sentences(500, 2)
     start = time.perf_counter()
     first = near_duplicates(train, test + train[:50])
-    assert time.perf_counter() - start < 5  # 0.4 s on an idle core
+    assert time.perf_counter() - start < 15  # 0.4 s on an idle core
     assert len(first.pairs) == 50
     assert np.array_equal(first.pairs, near_duplicates(train, test + train[:50]).pairs)

@@ -171,4 +171,4 @@ def test_speed_of_a_layer_curve_of_controls():
     start = time.perf_counter()
     for _ in range(600):
         weighted_scores(y, scores, weights, metrics=["accuracy"])
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 5

@@ -10,6 +10,9 @@ from sklearn.svm import LinearSVC
 from layerwise.data.splits import folds
 from layerwise.errors import UserError
 from layerwise.measures.statistics import corrected_t_interval
+from layerwise.probes.build import build
+from layerwise.probes.config import Logistic, MassMean
+from layerwise.probes.config import Ridge as RidgeProbe
 from layerwise.probes.evaluation import CLASSIFICATION, REGRESSION
 from layerwise.probes.layer_curve import cross_validate_many, place
 from layerwise.probes.selection import select
@@ -143,6 +146,17 @@ def test_a_curve_has_a_row_per_site_and_its_best():
     assert (table["low"] <= table["score"]).all()
     assert table["score"].equals(table["accuracy"])
     assert len(curve.folds_frame()) == 5 * len(CLASSIFICATION) * 5
+
+
+@pytest.mark.parametrize("probe", [Logistic(), RidgeProbe(), MassMean()])
+def test_sites_fitted_side_by_side_score_as_each_alone(probe):
+    features, y = layers([0.3 * k for k in range(18)])
+    fold, estimator = folds(y, repeats=2), build(probe, "classification", 0)
+    together = cross_validate_many(features, y, estimator, fold, quiet=True).results
+    for key in list(features)[:3] + list(features)[-2:]:
+        alone = cross_validate(estimator, features[key], y, fold)
+        assert np.allclose(together[key].scores, alone.scores, atol=1e-5)
+        assert together[key].mean("f1") == pytest.approx(alone.mean("f1"))
 
 
 def test_the_best_by_a_loss_is_the_lowest():

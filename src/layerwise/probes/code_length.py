@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from layerwise.errors import UserError
 from layerwise.probes.calibration import fit_platt
-from layerwise.probes.crossval import fold_scores
+from layerwise.probes.crossval import fold_scores, take_rows
 from layerwise.probes.evaluation import are_probabilities
 from layerwise.probes.outputs import outputs
 from layerwise.probes.validation import check_features, check_labels
@@ -104,7 +104,7 @@ def code_length(
             f"online code length needs at least {4 * n_classes} items for {n_classes} classes, got {len(y)}."
         )
     order, edges = _order(len(y), groups, np.random.default_rng(seed))
-    X, y = X[order], y[order]
+    X, y = take_rows(X, order), y[order]
     ends = _ends(len(y), edges, fractions, 2 * n_classes)
     uniform = float(np.log2(n_classes))
     bits = [ends[0] * uniform]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ import pandas as pd
 
 from layerwise.errors import UserError
 from layerwise.measures.statistics import Interval, permutation_p
-from layerwise.probes.crossval import fold_scores
+from layerwise.probes.crossval import fold_scores, fold_scores_many
 from layerwise.probes.evaluation import better
-from layerwise.probes.layer_curve import CrossValidations
+from layerwise.probes.layer_curve import CrossValidations, batches
 from layerwise.probes.validation import CrossValidation, fold_interval, scores_by_fold
 
 LABELLINGS = 20
@@ -27,7 +27,10 @@ def control_scores(estimator: Any, X: Any, Y: np.ndarray, validation: CrossValid
     Args:
         Y: ``(n, L)`` labellings of the items.
     """
-    scores = fold_scores(estimator, X, Y, validation.folds)
+    return _score_labellings(Y, fold_scores(estimator, X, Y, validation.folds), validation, metric)
+
+
+def _score_labellings(Y: np.ndarray, scores: np.ndarray, validation: CrossValidation, metric: str) -> np.ndarray:
     task, n_classes = validation.task, validation.n_classes
     return np.stack(
         [
@@ -181,10 +184,12 @@ def label_controls(
         raise ValueError("neither shuffled nor control labels were given")
     n_shuffled = 0 if shuffled is None else shuffled.shape[1]
     metric = validations.metric
+    Y = np.concatenate(given, axis=1)
+    folds = next(iter(validations.results.values())).folds
     rows, nulls = [], []
-    for (site, pooler), X in features.items():
+    for (site, pooler), outputs in _out_of_fold(estimator, features, Y, folds):
         validation = validations.results[site, pooler]
-        scores = control_scores(estimator, X, np.concatenate(given, axis=1), validation, metric)
+        scores = _score_labellings(Y, outputs, validation, metric)
         row: dict[str, Any] = {"site": site, "pooler": pooler}
         if shuffled is not None:
             null = np.nanmean(scores[:n_shuffled], axis=1)
@@ -206,6 +211,13 @@ def label_controls(
                 sign * validations.results[row["site"], row["pooler"]].mean(metric), best
             )
     return pd.DataFrame(rows)
+
+
+def _out_of_fold(
+    estimator: Any, features: Mapping[tuple[str, str], Any], Y: np.ndarray, folds: np.ndarray
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    for keys in batches(features):
+        yield from zip(keys, fold_scores_many(estimator, [features[key] for key in keys], Y, folds), strict=True)
 
 
 def twin_control(validations: CrossValidations, twin: CrossValidations) -> pd.DataFrame:

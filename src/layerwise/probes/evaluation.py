@@ -64,7 +64,7 @@ def better(metric: str) -> int:
 
 def are_probabilities(scores: np.ndarray) -> bool:
     """Whether ``(..., C)`` outputs are probabilities: two or more columns, none negative, every row summing to 1."""
-    return bool(scores.shape[-1] > 1 and scores.min() >= 0 and np.allclose(scores.sum(-1), 1, atol=1e-4))
+    return bool(scores.shape[-1] > 1 and scores.min() >= 0 and np.abs(scores.sum(-1) - 1).max() < 1e-4)
 
 
 def belief(scores: np.ndarray) -> np.ndarray:

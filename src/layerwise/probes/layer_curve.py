@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from layerwise.errors import UserError
+from layerwise.probes.crossval import fold_scores_many
 from layerwise.probes.evaluation import better, check_metric, default_metric
-from layerwise.probes.validation import CrossValidation, cross_validate
+from layerwise.probes.validation import CrossValidation, check_features, check_labels, validated
 from layerwise.progress import Progress
 
+SITES_AT_ONCE = 16
 _LAYERED = re.compile(r"(?P<before>[\w.]*?)\.(?P<layer>-?\d+)(?P<after>(?:\.\w+)*)")
 
 
@@ -90,10 +92,24 @@ def cross_validate_many(
     metric = default_metric(task) if metric is None else check_metric(metric, task)
     if not features:
         raise UserError("there are no features to probe: name at least one site and one pooler.")
+    check_labels(y, task)
+    for (site, pooler), X in features.items():
+        check_features(X, y, f"features of {site} ({pooler})")
     results = {}
     with Progress("probe", len(features), "fit", quiet) as progress:
-        for (site, pooler), X in features.items():
-            what = f"features of {site} ({pooler})"
-            results[site, pooler] = cross_validate(estimator, X, y, folds, task, n_classes, groups, what)
-            progress.advance()
+        for keys in batches(features):
+            outputs = fold_scores_many(estimator, [features[key] for key in keys], y, folds)
+            results.update(
+                {
+                    key: validated(y, out[:, 0], folds, task, n_classes, groups)
+                    for key, out in zip(keys, outputs, strict=True)
+                }
+            )
+            progress.advance(len(keys))
     return CrossValidations(results, metric)
+
+
+def batches(features: Mapping[tuple[str, str], Any]) -> list[list[tuple[str, str]]]:
+    """Keys of features to fit side by side: many enough for solvers to gain by it, few enough to see progress."""
+    keys = list(features)
+    return [keys[start : start + SITES_AT_ONCE] for start in range(0, len(keys), SITES_AT_ONCE)]

@@ -13,6 +13,7 @@ from sklearn.base import clone
 from layerwise.data.splits import folds
 from layerwise.errors import UserError
 from layerwise.measures.statistics import corrected_t_interval
+from layerwise.probes.crossval import take_rows
 from layerwise.probes.evaluation import BOUNDS, check_metric, default_metric, weighted_scores
 from layerwise.probes.outputs import outputs
 from layerwise.probes.validation import check_features, check_labels
@@ -88,7 +89,7 @@ def learning_curve(
             chosen = order[:size]
             if len(np.unique(y[chosen])) < (2 if task == "regression" else n_classes):
                 continue
-            out = outputs(clone(estimator).fit(X[chosen], y[chosen]), X[test])
+            out = outputs(clone(estimator).fit(take_rows(X, chosen), y[chosen]), take_rows(X, np.flatnonzero(test)))
             weights = np.ones((1, int(test.sum())))
             value = weighted_scores(y[test], out, weights, task, n_classes, metrics=[metric]).get(metric)
             if value is None:

@@ -173,6 +173,21 @@ def cross_validate(
     """
     check_labels(y, task)
     check_features(X, y, what)
-    scores = fold_scores(estimator, X, y, folds)[:, 0]
+    return validated(y, fold_scores(estimator, X, y, folds)[:, 0], folds, task, n_classes, groups)
+
+
+def validated(
+    y: np.ndarray,
+    scores: np.ndarray,
+    folds: np.ndarray,
+    task: str = "classification",
+    n_classes: int = 2,
+    groups: np.ndarray | None = None,
+) -> CrossValidation:
+    """A cross-validation whose ``(repeats, n, C or 1)`` out-of-fold outputs are there already.
+
+    Raises:
+        UserError: where an output is not finite, or there are outputs for more or fewer classes.
+    """
     check_items(np.tile(y, len(folds)), scores.reshape(-1, scores.shape[-1]), task, n_classes)
     return CrossValidation(y, folds, scores, scores_by_fold(y, scores, folds, task, n_classes), task, n_classes, groups)
