@@ -41,7 +41,8 @@ def _suggestion(name: str, parent: str, siblings: Iterable[str], everywhere: lis
     """The nearest field beside the unknown one, else one of that name elsewhere, else the nearest of all."""
     siblings = [*siblings, *([] if parent else OPTIONS)]
     beside = [known for known in siblings if known.lower() == name.lower()] or get_close_matches(name, siblings, n=1)
-    elsewhere = [known for known in everywhere if known.rpartition(".")[2] == name]
+    last = {known.rpartition(".")[2]: known for known in reversed(everywhere)}
+    elsewhere = [last[match] for match in get_close_matches(name, list(last), n=1, cutoff=0.75)]
     found = [f"{parent}.{known}" if parent else known for known in beside] or elsewhere
     found = found or get_close_matches(f"{parent}.{name}" if parent else name, [*everywhere, *OPTIONS], n=1)
     return f" Did you mean '{found[0]}'?" if found else ""
