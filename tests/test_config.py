@@ -268,7 +268,7 @@ def test_flags_win_over_the_file(yaml, flags, expected):
             ["--probe.c", "3"],
             ["unknown field 'probe.c'", "Did you mean 'probe.C'?", "probe (logistic) accepts: kind, C."],
         ),
-        (["--limits", "3"], ["unknown field 'limits'", "Did you mean 'data.limit'?"]),
+        (["--alpah", "3"], ["unknown field 'alpah'", "Did you mean 'probe.alpha'?"]),
         (["--C", "3"], ["unknown field 'C'", "Did you mean 'probe.C'?"]),
         (
             ["--probe.alpha", "3"],
