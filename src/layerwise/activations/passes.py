@@ -126,6 +126,7 @@ class Passes:
             if poolers not in plans:
                 plans[poolers] = _Reader(poolers, context, self.model.device)
         values: dict[tuple[str, Pooler], Tensor] = {}
+        gpus: set[torch.device] = set()
 
         def reading(site: str) -> Callable[[Tensor], Tensor]:
             def read(hidden: Tensor) -> Tensor:
@@ -136,19 +137,19 @@ class Passes:
                     )
                 for pooler, value in plans[self.wanted[site]](hidden):
                     values[site, pooler] = self._to_host(value)
+                if hidden.is_cuda:
+                    gpus.add(hidden.device)
                 return hidden.new_empty(0)
 
             return read
 
         run(self.model, make_batch(self.model, self.tokens, rows), {site: reading(site) for site in self.wanted})
         lengths = {pooler: count for reader in plans.values() for pooler, count in reader.lengths.items()}
-        done = torch.cuda.Event() if self.model.device.type == "cuda" else None
-        if done is not None:
-            done.record()
+        copied = [torch.cuda.current_stream(gpu).record_event() for gpu in gpus]
 
         def results() -> Block:
-            if done is not None:
-                done.synchronize()
+            for event in copied:
+                event.synchronize()
             block = Block(rows, {key: values[key] for key in self._keys()}, lengths)
             if not self.allow_nonfinite:
                 self._check_finite(block)
@@ -168,7 +169,7 @@ class Passes:
 
     def _to_host(self, value: Tensor) -> Tensor:
         value = value.to(self.dtype)
-        if value.device.type != "cuda":
+        if not value.is_cuda:
             return value.cpu()
         pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         return pinned.copy_(value, non_blocking=True)

@@ -70,10 +70,10 @@ class TokenPlan:
     def __init__(self, pooler: NoPool, rows: TokenRows, device: torch.device | str = "cpu") -> None:
         counted = _counted(pooler, rows)
         self.lengths = counted.sum(1)
-        self._where = torch.from_numpy(counted).to(device, non_blocking=True)
+        self._where = _on(np.flatnonzero(counted), device)  # a mask would make a GPU wait to count its tokens
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        return hidden[self._where.to(hidden.device)].flatten(1)
+        return hidden.flatten(0, 1)[self._where.to(hidden.device)].flatten(1)
 
 
 class PoolingPlan:
@@ -130,11 +130,19 @@ class PoolingPlan:
         return torch.stack([one for one in pooled if one is not None], dim=1)
 
     def _averages(self, hidden: Tensor) -> Tensor:
-        """(batch, weighted poolers, width). Padding is set to zero first: zero times NaN is NaN."""
-        assert self._weights is not None
+        """(batch, weighted poolers, width). Padding weighs nothing, but zero times NaN is NaN, so that is taken out first."""
         values = _wide(hidden)
-        if self._padding is not None:
-            values = values.masked_fill(self._padding.to(hidden.device)[:, :, None], 0)
+        if self._padding is None:
+            return self._product(values)
+        if hidden.device.type == "cpu":
+            # Padding is hardly ever NaN or infinite; looking at the small result spares a copy of the whole tensor.
+            averages = self._product(values)
+            if bool(torch.isfinite(averages).all()):
+                return averages
+        return self._product(values.masked_fill(self._padding.to(hidden.device)[:, :, None], 0))
+
+    def _product(self, values: Tensor) -> Tensor:
+        assert self._weights is not None
         key = (values.device, values.dtype)  # a model may be spread over devices
         if key not in self._cast:
             self._cast[key] = self._weights.to(values.dtype).to(values.device, non_blocking=True)
