@@ -9,7 +9,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 
 from layerwise.errors import UserError
 from layerwise.probes.neural import GLUProbe, MLPProbe
-from layerwise.probes.training_loop import hold_out
+from layerwise.probes.training_loop import hold_out, threads_for
 
 PROBES = [
     MLPProbe(layers=1, hidden=16),
@@ -237,3 +237,14 @@ def test_mistakes_are_told(probe, change, message, plane):
 def test_another_width_is_told(plane):
     with pytest.raises(UserError, match="fitted on 8 features, got 5"):
         MLPProbe(max_epochs=1).fit(*plane).predict(plane[0][:, :5])
+
+
+def test_small_work_on_the_cpu_gets_one_thread_and_the_count_is_restored():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with threads_for(1000, torch.device("cpu")):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with threads_for(10**9, torch.device("cpu")):
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerwise.errors import UserError
-from layerwise.probes.torch_estimator import Task, TorchEstimator, check_finite, moments
+from layerwise.probes.torch_estimator import Task, TorchEstimator
+from layerwise.probes.torch_rows import check_finite, moments
 
 
 @dataclass(frozen=True)

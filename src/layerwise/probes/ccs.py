@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from layerwise.errors import UserError, unknown
-from layerwise.probes.torch_estimator import check_finite, moments
+from layerwise.probes.torch_rows import check_finite, moments
+from layerwise.probes.training_loop import threads_for
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +79,10 @@ class CCSProbe(ClassifierMixin, BaseEstimator):
         sides = torch.from_numpy(pairs).to(device).unbind(1)
         scaling = [moments(side) for side in sides]
         first, second = ((side - mean) / scale for side, (mean, scale) in zip(sides, scaling, strict=True))
-        direction, bias = self._search(first, second) if self.method == "ccs" else (_top_component(first - second), 0.0)
+        with threads_for(self.tries * first.numel(), device):
+            direction, bias = (
+                self._search(first, second) if self.method == "ccs" else (_top_component(first - second), 0.0)
+            )
         # One row per side: w·x + c in the original space of that side's texts.
         self._side_coef = np.stack([direction / _numbers(scale) for _, scale in scaling])
         offsets = [bias - row @ _numbers(mean) for row, (mean, _) in zip(self._side_coef, scaling, strict=True)]

@@ -215,9 +215,10 @@ class FittedProbe:
             (temporary / "probe.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, model: LanguageModel | None = None) -> FittedProbe:
+    def load(cls, folder: Path, model: LanguageModel | None = None, allow_code: bool = False) -> FittedProbe:
         """The probe saved in ``folder``, checked against ``model`` where one is given.
 
+        ``allow_code``: run the code of a custom probe. Read that code first.
         Raises UserError where the folder holds no probe, a damaged one, one of a later version, or one of another model.
         """
         from layerwise.probes.saving import load_probe_estimator
@@ -236,7 +237,7 @@ class FittedProbe:
             raise UserError(f"{path} is damaged: wrong or missing fields {', '.join(sorted(set(described) ^ needed))}.")
         for name in ("sites", "label_names", "calibration"):
             described[name] = None if described[name] is None else tuple(described[name])
-        probe = cls(load_probe_estimator(Path(folder) / "estimator"), **described)
+        probe = cls(load_probe_estimator(Path(folder) / "estimator", allow_code), **described)
         if model is not None:
             probe.check_model(model)
         return probe

@@ -11,7 +11,8 @@ from torch import nn
 
 from layerwise.errors import UserError, unknown
 from layerwise.probes.networks import ACTIVATIONS, StackedGLU, StackedMLP, Standardise
-from layerwise.probes.torch_estimator import DenseRows, Task, TorchEstimator
+from layerwise.probes.torch_estimator import Task, TorchEstimator
+from layerwise.probes.torch_rows import DenseRows
 
 COLUMNS_AT_ONCE = 65_536  # members × width trained side by side: bounds memory
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,71 +21,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from layerwise.errors import UserError, unknown
-from layerwise.probes.training_loop import History, Rows, Schedule, classification_loss, hold_out, squared_error, train
+from layerwise.probes.torch_rows import InputRows
+from layerwise.probes.training_loop import (
+    History,
+    Rows,
+    Schedule,
+    classification_loss,
+    hold_out,
+    squared_error,
+    threads_for,
+    train,
+)
 
 Task = Literal["classification", "regression"]
 Floats = NDArray[np.float64]
 ROWS_AT_ONCE = 2048
-SMALLEST_SCALE = 1e-6
-
-
-class InputRows(Protocol):
-    """Rows a network reads, on the device: ``take`` gives what it is called with for row numbers (members, rows)."""
-
-    @property
-    def width(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Tensor) -> Any: ...
-
-
-@dataclass(frozen=True)
-class DenseRows:
-    """One feature vector a row; values: (n, width) float32."""
-
-    values: Tensor
-
-    @classmethod
-    def of(cls, X: Any, device: torch.device) -> DenseRows:
-        """Raises UserError unless X is a finite, not empty (n, width) array of numbers."""
-        values = np.asarray(X, dtype=np.float32)
-        if values.ndim != 2 or 0 in values.shape:
-            raise UserError(
-                f"a probe takes (n, width) features with at least one row and column, got the shape {values.shape}."
-            )
-        check_finite(values)
-        return cls(torch.from_numpy(np.ascontiguousarray(values)).to(device))
-
-    @property
-    def width(self) -> int:
-        return self.values.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: Tensor) -> Tensor:
-        return self.values[rows]
-
-    def moments(self, members: Sequence[Rows]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each member's rows, (members, 1, width); constant features have scale 1."""
-        pairs = [moments(self.values[torch.from_numpy(rows)]) for rows in members]
-        return torch.stack([mean for mean, _ in pairs])[:, None], torch.stack([scale for _, scale in pairs])[:, None]
-
-
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(width,) mean and standard deviation of (rows, width) values; constant columns have scale 1."""
-    scale, mean = torch.std_mean(values, dim=0, correction=0)
-    return mean, torch.where(scale <= SMALLEST_SCALE * mean.abs().clamp_min(SMALLEST_SCALE), 1.0, scale)
-
-
-def check_finite(values: NDArray[Any]) -> None:
-    """UserError naming the first row that has a NaN or an infinity."""
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))[0])
-        raise UserError(
-            f"row {row} of the features has a value that is not a finite number (NaN or infinity).\nLeave such rows out."
-        )
 
 
 @dataclass
@@ -196,15 +146,16 @@ class TorchEstimator(BaseEstimator):
             torch.manual_seed(self.random_state)
             columns = len(self._classes) if len(self._classes) > 2 else 1
             network = self._network(rows, members, columns).to(device)
-            history = train(
-                network,
-                lambda batch: network(rows.take(batch)),
-                torch.from_numpy(targets).to(device),
-                [numbers[part] for numbers, (part, _) in zip(members, parts, strict=True)],
-                [numbers[part] for numbers, (_, part) in zip(members, parts, strict=True)],
-                self._loss(),
-                schedule,
-            )
+            with threads_for(sum(parameter.numel() for parameter in network.parameters()), device):
+                history = train(
+                    network,
+                    lambda batch: network(rows.take(batch)),
+                    torch.from_numpy(targets).to(device),
+                    [numbers[part] for numbers, (part, _) in zip(members, parts, strict=True)],
+                    [numbers[part] for numbers, (_, part) in zip(members, parts, strict=True)],
+                    self._loss(),
+                    schedule,
+                )
         return Trained(network, mean, scale, history)
 
     def _loss(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -279,7 +230,8 @@ class TorchEstimator(BaseEstimator):
         return described, tensors
 
     def _described_params(self) -> dict[str, Any]:
-        return self.get_params(deep=False)
+        """The parameters that can be written down; where it was trained says nothing about where it will be used."""
+        return {**self.get_params(deep=False), "device": "auto"}
 
     @classmethod
     def from_state(cls, described: dict[str, Any], tensors: dict[str, Tensor], **given: Any) -> Self:

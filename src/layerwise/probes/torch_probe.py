@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from layerwise.errors import UserError
 from layerwise.probes.networks import Standardise
-from layerwise.probes.torch_estimator import DenseRows, Task, TorchEstimator
+from layerwise.probes.torch_estimator import Task, TorchEstimator
+from layerwise.probes.torch_rows import DenseRows
 
 
 class _Alone(nn.Module):
@@ -111,6 +112,6 @@ class TorchProbe(TorchEstimator):
 
     def _described_params(self) -> dict[str, Any]:
         """Without the module, which is code: ``from_state(…, module=…)`` is given it again."""
-        described = {**self.get_params(deep=False), "params": dict(self.params or {})}
+        described = {**super()._described_params(), "params": dict(self.params or {})}
         del described["module"]
         return described
