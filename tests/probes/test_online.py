@@ -12,6 +12,7 @@ from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError
 from layerwise.models.config import ModelConfig
 from layerwise.models.loading import load_model
+from layerwise.probes.fitted import FittedProbe
 from layerwise.probes.online import OnlineProbe, OnlineProbeConfig, OnlineProbes
 from layerwise.probes.online_rows import RowStream
 
@@ -76,6 +77,14 @@ def test_metrics_are_scikit_learns(model, train):
     assert row["loss"] == pytest.approx(
         log_loss(y, frame[["probability_bad", "probability_good"]].to_numpy()), abs=1e-6
     )
+
+
+def test_a_finished_probe_is_saved_and_loaded_like_any_other(model, train, tmp_path):
+    probes = OnlineProbes(model, ["embed"]).fit(train, epochs=1, progress=False)
+    probe = probes.fitted("embed")
+    probe.save(tmp_path / "probe")
+    again = FittedProbe.load(tmp_path / "probe", model)
+    assert again.predict_frame(train.texts[:5], model).equals(probe.predict_frame(train.texts[:5], model))
 
 
 def test_stops_when_there_is_nothing_to_learn_and_keeps_the_best(model, train):
