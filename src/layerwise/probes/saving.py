@@ -32,6 +32,7 @@ from layerwise.probes.scaled import ScaledProbe
 from layerwise.probes.torch_probe import TorchProbe
 
 FORMAT = 1
+SCIKIT_LEARN = "scikit-learn"  # an estimator of its own, no wrapper of ours around it
 LINEAR: dict[str, type[LinearProbe]] = {
     probe.__name__: probe
     for probe in (
@@ -79,7 +80,10 @@ def save_probe(estimator: Any, folder: Path) -> None:
     elif type(estimator) is ScaledProbe:
         described |= _described_attributes(estimator)
         tensors = {name: _tensor(getattr(estimator, name)) for name in ("mean_", "scale_")}
-        _dump(estimator.estimator_, folder)
+        _dump(estimator.fitted_, folder)
+    elif type(estimator).__module__.startswith("sklearn."):
+        described["class"] = SCIKIT_LEARN
+        _dump(estimator, folder)
     elif isinstance(estimator, BaseEstimator):
         described["class"], described["code"] = "custom", _keep_code(type(estimator), folder)
         _dump(estimator, folder)
@@ -121,9 +125,11 @@ def load_probe_estimator(folder: Path, allow_code: bool = False) -> Any:
         if name == "ScaledProbe":
             fitted = _load(folder, ())
             probe = _with_attributes(ScaledProbe(clone(fitted), **described["params"]), described)
-            probe.estimator_ = fitted
+            probe.fitted_ = fitted
             probe.mean_, probe.scale_ = (_tensors(folder)[part].numpy() for part in ("mean_", "scale_"))
             return probe
+        if name == SCIKIT_LEARN:
+            return _load(folder, ())
         if name == "custom" and "code" in described:
             own = _found_code(described, folder)
             return _load(folder, (f"{own.__module__}.{own.__qualname__}",))

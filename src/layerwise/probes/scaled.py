@@ -18,7 +18,7 @@ from layerwise.probes.solvers.linear_fits import moments_of
 
 
 def _offers(name: str) -> Any:
-    return available_if(lambda probe: hasattr(getattr(probe, "estimator_", probe.estimator), name))
+    return available_if(lambda probe: hasattr(getattr(probe, "fitted_", probe.estimator), name))
 
 
 class ScaledProbe(BaseEstimator):
@@ -31,8 +31,8 @@ class ScaledProbe(BaseEstimator):
         standardize: give each feature mean 0 and variance 1 over the training rows; without it they are as they come.
 
     Attributes:
-        estimator_: the fitted one. n_features_in_. classes_ (of a classifier).
-        coef_ (planes, width), intercept_ (planes,): where ``estimator_`` has one plane for two classes or a target, or one a class.
+        fitted_: the fitted one. n_features_in_. classes_ (of a classifier).
+        coef_ (planes, width), intercept_ (planes,): where ``fitted_`` has one plane for two classes or a target, or one a class.
     """
 
     def __init__(self, estimator: Any, standardize: bool = True) -> None:
@@ -50,34 +50,34 @@ class ScaledProbe(BaseEstimator):
             self.target_mean_, self.target_scale_ = float(labels.mean()), float(labels.std()) or 1.0
             labels = (labels - self.target_mean_) / self.target_scale_
         try:
-            self.estimator_ = clone(self.estimator).fit((values - self.mean_) / self.scale_, labels)
+            self.fitted_ = clone(self.estimator).fit((values - self.mean_) / self.scale_, labels)
         except ValueError as error:
             raise InvalidInput(f"{type(self.estimator).__name__} cannot be fitted: {error}") from error
         return self
 
     def _scaled(self, X: Any) -> Floats:
-        check_is_fitted(self, "estimator_")
+        check_is_fitted(self, "fitted_")
         scaled: Floats = (checked(self, X) - self.mean_) / self.scale_
         return scaled
 
     def predict(self, X: Any) -> Labels:
         """(n,) classes, or values."""
         scaled = self._scaled(X)
-        values: Labels = self.estimator_.predict(scaled)
+        values: Labels = self.fitted_.predict(scaled)
         return values if is_classifier(self.estimator) else values * self.target_scale_ + self.target_mean_
 
     @_offers("predict_proba")
     def predict_proba(self, X: Any) -> Floats:
         """(n, classes) probabilities."""
         scaled = self._scaled(X)
-        probabilities: Floats = self.estimator_.predict_proba(scaled)
+        probabilities: Floats = self.fitted_.predict_proba(scaled)
         return probabilities
 
     @_offers("decision_function")
     def decision_function(self, X: Any) -> Floats:
         """(n,) score of the second of two classes, or (n, classes)."""
         scaled = self._scaled(X)
-        scores: Floats = self.estimator_.decision_function(scaled)
+        scores: Floats = self.fitted_.decision_function(scaled)
         return scores
 
     def score(self, X: Any, y: Any) -> float:
@@ -94,12 +94,12 @@ class ScaledProbe(BaseEstimator):
 
     def _plane(self) -> tuple[Floats, Floats]:
         """Raises AttributeError where there are no planes, one for each class."""
-        if not hasattr(self, "estimator_"):
+        if not hasattr(self, "fitted_"):
             raise AttributeError("a probe has coef_ and intercept_ once it is fitted")
-        weights, offset = np.atleast_2d(self.estimator_.coef_), np.atleast_1d(self.estimator_.intercept_)
+        weights, offset = np.atleast_2d(self.fitted_.coef_), np.atleast_1d(self.fitted_.intercept_)
         planes = len(self.classes_) if hasattr(self, "classes_") and len(self.classes_) > 2 else 1
         if len(weights) != planes:
-            raise AttributeError(f"{type(self.estimator_).__name__} has {len(weights)} planes for {planes}")
+            raise AttributeError(f"{type(self.fitted_).__name__} has {len(weights)} planes for {planes}")
         coef = weights / self.scale_ * self.target_scale_
         return coef, offset * self.target_scale_ + self.target_mean_ - (coef * self.mean_).sum(1)
 
