@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from layerwise.activations import meter
 from layerwise.activations.collect import collect
 from layerwise.activations.passes import Passes
 from layerwise.activations.poolers import Mean
@@ -58,6 +60,7 @@ def test_pooled_and_token_level_at_once(model, blocks) -> None:
 
 def test_all_means_every_block(model) -> None:
     assert quietly(model, TEXTS[:2], "all", "last").sites == ["resid_post.0", "resid_post.1"]
+    assert quietly(model, TEXTS[:2], ["embed", "all"], "last").sites == ["embed", "resid_post.0", "resid_post.1"]
 
 
 def test_sites_of_many_kinds_in_one_pass(model) -> None:
@@ -133,6 +136,16 @@ def test_the_report_counts(model, capsys) -> None:
     assert report.tokens_per_second == pytest.approx(report.tokens / report.seconds)
     assert f"7 texts, {sum(lengths)} tokens, 2 sites × 2 poolers: 1.8 kB" in capsys.readouterr().err
     assert len(got.tokenized) == 7
+
+
+def test_long_work_says_how_long_it_will_take(model, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(meter, "WORTH_SAYING", 0.1)
+    hook = model.module.model.register_forward_pre_hook(lambda _m, _a: time.sleep(0.1))
+    collect(model, TEXTS, "resid_post.0", "mean", token_budget=20)
+    hook.remove()
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == "collect: 7 texts, 49 tokens, 1 site × 1 pooler: 448 bytes"
+    assert re.fullmatch(r"collect: about [0-9] seconds", second)
 
 
 def test_a_batch_too_large_for_memory_is_halved(model, blocks, monkeypatch) -> None:

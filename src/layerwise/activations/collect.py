@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from layerwise.activations.cost import Cost, bytes_per_text, check_memory, storage_dtype
@@ -129,7 +130,8 @@ class _Request:
         plain = texts.texts if isinstance(texts, TextDataset) else texts
         if not len(plain):
             raise UserError("there are no texts to collect activations of.")
-        asked = dict.fromkeys(model.sites.expand("resid_post.*" if sites == "all" else sites), as_poolers(poolers))
+        named = ["resid_post.*" if site == "all" else site for site in ([sites] if isinstance(sites, str) else sites)]
+        asked = dict.fromkeys(model.sites.expand(named), as_poolers(poolers))
         tokens = model.tokenize(plain, dataset.pairs if dataset else None, max_length, truncation)
         return cls(model, dataset, tokens, asked)
 
@@ -146,7 +148,7 @@ class _Request:
             tokens_digest([tokens.ids, tokens.special, tokens.type_ids, tokens.offsets]),
             spans,
             tokens.lengths,
-            {"model": self.model.name, **named},
+            {"model": self.model.name, **named, "torch": torch.__version__, "transformers": transformers.__version__},
         )
 
 
