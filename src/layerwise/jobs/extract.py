@@ -94,7 +94,4 @@ def run(config: ExtractConfig, tracker: Tracker) -> None:
     reference = {key: dict(store.find(key).manifest) for key in activations.stored}
     tracker.json({"store": str(store.folder.absolute()), "parts": reference}, "activations")
     notes = "".join(f"note: {note}\n" for note in report.notes)
-    tracker.summary(
-        f"{notes}{report}\n{len(activations.sites)} sites × {len(activations.poolers)} poolers in {store.folder}: "
-        f"{size(report.bytes)}, {', '.join(activations.stored)}"
-    )
+    tracker.summary(f"{notes}{report}\nstored in {store.folder}, {size(report.bytes)}: {', '.join(activations.stored)}")
