@@ -25,9 +25,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
         "empty_text.csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in REVIEWS) + ",1\n",
         "few.csv": "text,label\nthe dog runs,0\nthe cat runs,1\nthe dog sleeps,0\n",
         "words.csv": "text,label\n" + "".join(f"{text},{'good' if label else 'bad'}\n" for text, label in REVIEWS),
-        "grades.csv": "text,label\n" + "".join(f"{text},{label + i / 100}\n" for i, (text, label) in enumerate(REVIEWS)),
-        "crossing.csv": "text,label,who,part\n" + "".join(f"{text},{label},a,{'train' if i % 2 else 'test'}\n" for i, (text, label) in enumerate(REVIEWS)),
-        "long.csv": "text,label\n" + "".join(f"{text * (30 if i == 3 else 1)},{label}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "grades.csv": "text,label\n"
+        + "".join(f"{text},{label + i / 100}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "crossing.csv": "text,label,who,part\n"
+        + "".join(f"{text},{label},a,{'train' if i % 2 else 'test'}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "long.csv": "text,label\n"
+        + "".join(f"{text * (30 if i == 3 else 1)},{label}\n" for i, (text, label) in enumerate(REVIEWS)),
         "broken.jsonl": '{"text": "the dog runs", "label": 0}\n{"text": "the cat',
         "not_a_list.yaml": "model: [unclosed\n",
         "misspelt.yaml": "modle: smollm2\n",
@@ -78,8 +81,14 @@ GOOD = "--model MODEL --dataset good.csv --controls.shuffles 0 --controls.contro
 MISTAKES = {
     "unknown job": ("prob", ["unknown job 'prob'", "Did you mean 'probe'?"]),
     "misspelt field": ("probe --modle smollm2", ["unknown field 'modle'", "Did you mean 'model'?"]),
-    "misspelt field of a part": (f"probe {GOOD} --evaluation.fold 3", ["evaluation.fold", "Did you mean 'evaluation.folds'?"]),
-    "misspelt setting of a probe": (f"probe {GOOD} --probe ridge --probe.aplha 1", ["probe.aplha", "Did you mean 'probe.alpha'?"]),
+    "misspelt field of a part": (
+        f"probe {GOOD} --evaluation.fold 3",
+        ["evaluation.fold", "Did you mean 'evaluation.folds'?"],
+    ),
+    "misspelt setting of a probe": (
+        f"probe {GOOD} --probe ridge --probe.aplha 1",
+        ["probe.aplha", "Did you mean 'probe.alpha'?"],
+    ),
     "setting of another probe": (f"probe {GOOD} --probe ridge --probe.C 1", ["probe.C", "logistic"]),
     "text for a number": (f"probe {GOOD} --seed abc", ["seed", "'abc'", "a whole number"]),
     "text for a switch": (f"probe {GOOD} --controls.random_twin maybe", ["controls.random_twin", "maybe", "true"]),
@@ -111,7 +120,10 @@ MISTAKES = {
     "text column missing": (f"probe {GOOD} --dataset.text review", ["review", "text"]),
     "one class only": ("probe --model MODEL --dataset one_class.csv", ["one_class", "class"]),
     "empty text": ("probe --model MODEL --dataset empty_text.csv", ["empty", "4"]),
-    "words where numbers are due": ("probe --model MODEL --dataset words.csv --dataset.labels.task regression", ["regression"]),
+    "words where numbers are due": (
+        "probe --model MODEL --dataset words.csv --dataset.labels.task regression",
+        ["regression"],
+    ),
     "unknown split": (f"probe {GOOD} --dataset.split dev", ["dev"]),
     "group on both sides": (
         "probe --model MODEL --dataset crossing.csv --dataset.text text --dataset.label label --dataset.group who --dataset.columns.split part",
@@ -119,12 +131,18 @@ MISTAKES = {
     ),
     "loader missing": ("probe --model MODEL --dataset loader.py:load", ["loader.py"]),
     "too few rows": ("probe --model MODEL --dataset few.csv", ["5 folds", "got 2"]),
-    "text longer than the context": ("probe --model MODEL --dataset long.csv --collect.truncation error", ["text 3", "64"]),
+    "text longer than the context": (
+        "probe --model MODEL --dataset long.csv --collect.truncation error",
+        ["text 3", "64"],
+    ),
     "longest length of nothing": (f"probe {GOOD} --collect.max_length 0", ["0"]),
     "test share out of range": (f"probe {GOOD} --evaluation.test_size 1.5", ["test_size", "1.5"]),
     "one fold": (f"probe {GOOD} --evaluation.folds 1", ["folds", "1"]),
     "unknown metric": (f"probe {GOOD} --evaluation.metric acuracy", ["acuracy", "accuracy"]),
-    "probe for classes on targets": ("probe --model MODEL --dataset grades.csv --dataset.labels.task regression --probe lda", ["lda", "regression"]),
+    "probe for classes on targets": (
+        "probe --model MODEL --dataset grades.csv --dataset.labels.task regression --probe lda",
+        ["lda", "regression"],
+    ),
     "negative penalty": (f"probe {GOOD} --probe ridge --probe.alpha -1", ["alpha", "-1"]),
     "contrast pairs missing": (f"probe {GOOD} --probe ccs", ["ccs", "contrast"]),
     "tokens already pooled": (f"probe {GOOD} --probe attention --poolers mean", ["attention", "none"]),
@@ -135,7 +153,7 @@ MISTAKES = {
     "own activations pickled": ("probe --dataset good.csv --activations pickled.npy", ["pickled.npy"]),
     "store where a file stands": (f"probe {GOOD} --collect.store a_file", ["a_file"]),
     "store that cannot be written": (f"probe {GOOD} --collect.store /sys/layerwise", ["/sys/layerwise"]),
-    "output that is there": ("prepare --dataset good.csv --clean false --output no_config", ["no_config"]),
+    "output that is there": ("prepare --dataset good.csv --clean false --output damaged", ["damaged"]),
     "extraction from an unknown site": ("extract --model MODEL --dataset good.csv --sites mlp_uot.0", ["mlp_uot.0"]),
 }
 
@@ -154,21 +172,23 @@ def test_mistake_is_explained(name: str, run: Callable[[str], tuple[int, str]], 
         assert part in said, said
     assert not _running(place)
     left = {path.name for path in place.iterdir()} - set(before) - {"mlflow.db", "mlruns", "mlflow.db-journal"}
-    assert not {name for name in left if ".tmp" in name or not (place / name).name.startswith(("mlflow", ".mlflow"))}, left
+    assert not {name for name in left if ".tmp" in name or not (place / name).name.startswith(("mlflow", ".mlflow"))}, (
+        left
+    )
 
 
 def test_a_failed_run_tells_why(run: Callable[[str], tuple[int, str]], place: Path) -> None:
     import mlflow
 
     run(f"probe {GOOD} --sites resid_pots.1")
-    found = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").search_runs(["0"], "tags.`layerwise.error` LIKE '%resid_pots%'")
+    found = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").search_runs(
+        ["0"], "tags.`layerwise.error` LIKE '%resid_pots%'"
+    )
     assert found
     assert all(one.info.status == "FAILED" for one in found)
 
 
-def test_server_out_of_reach(
-    run: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_out_of_reach(run: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     code, said = run(f"probe {GOOD}")
     assert code == 2

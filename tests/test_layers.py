@@ -71,4 +71,6 @@ def test_no_file_is_too_long_to_read_in_one_go() -> None:
 def test_help_needs_nothing_heavy() -> None:
     heavy = "torch transformers sklearn mlflow plotly datasets pandas scipy matplotlib"
     code = f"import sys, {', '.join(LIGHT)}; print([name for name in {heavy.split()!r} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

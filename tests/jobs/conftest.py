@@ -29,7 +29,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 def client(database: str) -> Any:
     import mlflow
 
-    mlflow.set_tracking_uri(database)
     return mlflow.MlflowClient(database)
 
 

@@ -89,7 +89,7 @@ def test_regression(run_job: Callable[..., Any], client: Any, tmp_path: Path) ->
     texts = [" ".join(rng.choice(["the", "dog", "cat", "runs"], size=rng.integers(3, 12))) for _ in range(80)]
     pd.DataFrame({"text": texts, "label": [len(text.split()) + 0.5 for text in texts]}).to_csv(tmp_path / "length.csv", index=False)
     run = run_job("probe", "--dataset", "length.csv", "--poolers", "sum", *QUICK)
-    assert run.data.metrics["test/r2"] > 0.9  # the sum over tokens knows how many there were
+    assert run.data.metrics["test/r2"] > 0.8  # the sum over tokens knows how many there were
     assert "predictions.png" in artifacts(client, run, "figures")
 
 
@@ -107,7 +107,7 @@ def test_labels_of_tokens(run_job: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_attention_probe(run_job: Callable[..., Any]) -> None:
     run = run_job(
-        "probe", *SMALL, "--probe", "attention", "--probe.epochs", "3", "--poolers", "none", "--sites", "resid_post.0",
+        "probe", *SMALL, "--probe", "attention", "--probe.max_epochs", "3", "--poolers", "none", "--sites", "resid_post.0",
         "--controls.shuffles", "0", "--controls.control_tasks", "0", "--controls.code_length", "false",
     )  # fmt: skip
     assert "test/accuracy" in run.data.metrics

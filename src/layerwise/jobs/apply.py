@@ -38,7 +38,7 @@ class ApplyConfig:
     """
 
     probe: str = "latest"
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list, metadata={"splits": False})
     dataset: DatasetConfig | None = None
     prompt: str | None = None
     max_new_tokens: int = 40

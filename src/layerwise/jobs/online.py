@@ -131,7 +131,7 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
         bundle = Path(folder) / "probe"
         probes.fitted(best["site"]).save(bundle)
         tracker.tags(
-            {"probe": tracker.probe(bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test)}
+            {"logged_probe": tracker.probe(bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test)}
         )
     lines = [
         f"  {row.site:<16} accuracy {row.accuracy:.3f}  loss {row.loss:.3f}  after {row.steps} steps"

@@ -73,7 +73,7 @@ class ProbeConfig:
     sites: list[str] = field(default_factory=lambda: ["resid_post.*"])
     poolers: list[Pooler] = field(default_factory=lambda: [Last()])
     layers: Literal["each", "mean", "max", "min", "concat", "rows"] = "each"
-    probe: probes.ProbeConfig = field(default_factory=probes.Logistic)
+    probe: probes.ProbeConfig = field(default_factory=probes.Ridge)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -263,4 +263,4 @@ def _record_probe(
         bundle = Path(folder) / "probe"
         probe.save(bundle)
         uri = tracker.probe(bundle, "probe", metrics=found.held_out.to_metrics(), dataset=test)
-    tracker.tags({"probe": uri})
+    tracker.tags({"logged_probe": uri})

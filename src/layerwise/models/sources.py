@@ -59,7 +59,7 @@ def find(name: str, revision: str | None = None) -> Source:
     if prefix := next((prefix for prefix in (*_RESOLVERS, *_TRACKED) if name.startswith(prefix)), None):
         if prefix not in _RESOLVERS:
             raise UserError(
-                f"{name} is kept by a tracking server, and nothing here reads one yet: `import layerwise.tracking` first."
+                f"{name} is kept by a tracking server, and nothing here reads one yet: call layerwise.tracking.models.register() first."
             )
         return _local(name, checkpoint(Path(_RESOLVERS[prefix](name)), name), revision)
     if entry := CATALOGUE.get(name):

@@ -160,6 +160,10 @@ class LayerRowsProbe(BaseEstimator):
         self.estimator_ = clone(self.estimator).fit(X.reshape(-1, X.shape[2]), np.repeat(y, X.shape[1]))
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """Classifier or regressor: what the probe inside is."""
+        return self.estimator.__sklearn_tags__()
+
     @property
     def classes_(self) -> np.ndarray:
         return self.estimator_.classes_

@@ -1,0 +1,57 @@
+"""``apply`` on a probe that ``probe`` made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from layerwise.__main__ import main
+
+
+@pytest.fixture
+def probe(run_job: Callable[..., Any]) -> str:
+    """The URI of a probe of the tense, of single tokens' vectors."""
+    run = run_job(
+        "probe", "--dataset.name", "grammar", "--dataset.config", "tense", "--dataset.limit", "120", "--probe", "ridge",
+        "--controls.shuffles", "0", "--controls.control_tasks", "0",
+    )  # fmt: skip
+    return f"runs:/{run.info.run_id}"
+
+
+def read(client: Any, run: Any, name: str, folder: Path) -> str:
+    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_text(encoding="utf-8")
+
+
+def test_texts_are_labelled_and_their_tokens_coloured(
+    probe: str, run_job: Callable[..., Any], client: Any, tmp_path: Path
+) -> None:
+    run = run_job("apply", "--probe", probe, "--texts", '["the dog runs .", "a <b>cat</b> sleeps ."]', model=False)
+    found = pd.read_parquet(client.download_artifacts(run.info.run_id, "tables/predictions.parquet", str(tmp_path)))
+    assert found["text"].tolist() == ["the dog runs .", "a <b>cat</b> sleeps ."]
+    assert set(found["label"]) <= {"past", "present"}
+    page = read(client, run, "tokens.html", tmp_path)
+    assert "runs" in page
+    assert "<b>cat</b>" not in page  # a text is shown, not obeyed
+    assert "http://" not in page  # whole by itself
+    assert "https://" not in page
+    assert run.data.tags["layerwise.probe"] == probe
+
+
+def test_a_generation_is_scored_as_it_comes(
+    probe: str, run_job: Callable[..., Any], client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_job("apply", "--probe", "latest", "--prompt", "the dog", "--max_new_tokens", "5", model=False)
+    table = pd.read_parquet(client.download_artifacts(run.info.run_id, "tables/generation.parquet", str(tmp_path)))
+    assert 3 < len(table) <= 3 + 5  # <s> the dog, and what came before the model ended
+    assert table["score"].notna().all()
+    assert capsys.readouterr().err.count("+'") == len(table) - 3
+    assert "underlined" in read(client, run, "generation.html", tmp_path)
+
+
+def test_nothing_to_apply_it_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["apply"]) == 2
+    assert "nothing to apply the probe to" in capsys.readouterr().err
