@@ -13,8 +13,16 @@ from sklearn.preprocessing import StandardScaler
 
 from layerwise.errors import UserError
 from layerwise.probes.solvers import (
-    lda_fits, logistic_fits, logistic_path, mass_mean_fits, nearest_centroid_fits, out_of_fold, ridge_fits,
-    ridge_leave_one_out, ridge_path, training_sets,
+    lda_fits,
+    logistic_fits,
+    logistic_path,
+    mass_mean_fits,
+    nearest_centroid_fits,
+    out_of_fold,
+    ridge_fits,
+    ridge_leave_one_out,
+    ridge_path,
+    training_sets,
 )  # fmt: skip
 from layerwise.probes.solvers.principal import principal_axes
 

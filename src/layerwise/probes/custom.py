@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from sklearn.base import BaseEstimator
 
@@ -20,6 +20,10 @@ from layerwise.errors import UserError, nearest
 from layerwise.files import file_digest
 
 FILE_MODULE = "layerwise_probe_"  # how modules made from files are called
+SOURCE = "__layerwise_source__"  # and where they keep their file's content
+
+
+Task = Literal["classification", "regression"]
 
 
 def find_class(path: str) -> type:
@@ -46,11 +50,11 @@ def find_class(path: str) -> type:
     return found
 
 
-def make(path: str, params: Mapping[str, Any], task: str, seed: int) -> Any:
+def make(path: str, params: Mapping[str, Any], task: Task, seed: int) -> Any:
     """The probe named by ``path``, made with ``params``, unfitted.
 
-    An estimator class gets ``task`` and ``random_state`` too where its constructor has them; a torch module is trained by
-    ``TorchProbe``.
+    An estimator class gets ``task`` and ``random_state`` too where its constructor has them. A torch module is trained by
+    ``TorchProbe``, which takes the parameters of its own (``learning_rate``, ``max_epochs``, …) that the module does not have.
 
     Raises:
         UserError: as ``find_class``; for parameters the class does not take; for a class that is neither.
@@ -61,9 +65,13 @@ def make(path: str, params: Mapping[str, Any], task: str, seed: int) -> Any:
 
     found = find_class(path)
     if issubclass(found, torch.nn.Module):
-        return TorchProbe(
-            found, dict(params), task="regression" if task == "regression" else "classification", random_state=seed
+        own = inspect.signature(found).parameters
+        trainer = (
+            set(inspect.signature(TorchProbe).parameters) - {"module", "params", "task", "random_state"} - set(own)
         )
+        training = {name: value for name, value in params.items() if name in trainer}
+        rest = {name: value for name, value in params.items() if name not in trainer}
+        return TorchProbe(found, rest, task=task, random_state=seed, **training)
     if not (issubclass(found, BaseEstimator) and hasattr(found, "fit") and hasattr(found, "predict")):
         raise UserError(
             f"{path} is neither a scikit-learn estimator nor a torch module.\n"
@@ -81,10 +89,10 @@ def make(path: str, params: Mapping[str, Any], task: str, seed: int) -> Any:
         ) from None
 
 
-def source_file(found: Any) -> Path | None:
-    """The file that a class was taken from by ``file.py:Class``; None for one of an importable module."""
-    module = sys.modules.get(found.__module__)
-    return Path(str(module.__file__)) if module is not None and found.__module__.startswith(FILE_MODULE) else None
+def source_of(found: Any) -> bytes | None:
+    """The file that a class was taken from by ``file.py:Class``, as it was then; None for a class of an importable module."""
+    source: bytes | None = getattr(sys.modules.get(found.__module__), SOURCE, None)
+    return source
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -97,6 +105,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec.name in sys.modules:
         return sys.modules[spec.name]
     module = importlib.util.module_from_spec(spec)
+    setattr(module, SOURCE, path.read_bytes())
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)

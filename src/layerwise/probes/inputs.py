@@ -55,7 +55,7 @@ def check_more_than_one(labels: NDArray[Any]) -> None:
     """Raise InvalidInput where all labels are of one class."""
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise InvalidInput(f"a classifier needs at least two classes, the labels have one class: {classes[0]!r}.")
+        raise InvalidInput(f"a classifier needs at least two classes, the labels have one class: {classes[0]}.")
 
 
 def _check_finite(X: Any) -> None:

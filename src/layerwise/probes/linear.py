@@ -119,7 +119,7 @@ class LinearClassifier(ClassifierMixin, LinearProbe):
         labels = np.asarray(Y)
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise InvalidInput(f"a classifier needs at least two classes, the labels have one class: {classes[0]!r}.")
+            raise InvalidInput(f"a classifier needs at least two classes, the labels have one class: {classes[0]}.")
         return self._fold_scores(X, codes.reshape(len(labels), -1), folds)
 
     def _outputs(self, scores: Floats) -> Floats:

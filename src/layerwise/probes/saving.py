@@ -7,7 +7,6 @@ is run on loading only where the person allows code.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from layerwise.errors import UserError
 from layerwise.probes.attention import AttentionProbe
 from layerwise.probes.ccs import CCSProbe
-from layerwise.probes.custom import find_class, source_file
+from layerwise.probes.custom import find_class, source_of
 from layerwise.probes.linear import LDAProbe, LinearProbe, MassMeanProbe, NearestCentroidProbe
 from layerwise.probes.neural import GLUProbe, MLPProbe
 from layerwise.probes.penalised import LogisticProbe, RidgeClassifierProbe, RidgeRegressorProbe
@@ -140,7 +139,8 @@ def load_probe_estimator(folder: Path, allow_code: bool = False) -> Any:
 
 def _described_attributes(estimator: Any) -> dict[str, Any]:
     """Parameters and small fitted attributes, as JSON."""
-    params = {name: value for name, value in estimator.get_params(deep=False).items() if name != "estimator"}
+    given = estimator.get_params(deep=False).items()
+    params = {name: value for name, value in given if name not in ("estimator", "device")}  # devices differ by machine
     wanted = ("n_features_in_", "C_", "alpha_", "target_mean_", "target_scale_")
     attributes = {name: getattr(estimator, name) for name in wanted if hasattr(estimator, name)}
     described: dict[str, Any] = {"params": params, "attributes": attributes}
@@ -213,10 +213,10 @@ def _load(folder: Path, trusted: tuple[str, ...]) -> Any:
 
 def _keep_code(found: Any, folder: Path) -> str:
     """Where a custom class is found again: a copy of its file in the folder, or its dotted path."""
-    file = source_file(found)
-    if file is None:
+    source = source_of(found)
+    if source is None:
         return f"{found.__module__}.{found.__qualname__}"
-    shutil.copyfile(file, folder / "custom_probe.py")
+    (folder / "custom_probe.py").write_bytes(source)
     return f"custom_probe.py:{found.__qualname__}"
 
 

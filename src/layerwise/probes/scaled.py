@@ -98,8 +98,8 @@ class ScaledProbe(BaseEstimator):
             raise AttributeError("a probe has coef_ and intercept_ once it is fitted")
         weights, offset = np.atleast_2d(self.fitted_.coef_), np.atleast_1d(self.fitted_.intercept_)
         planes = len(self.classes_) if hasattr(self, "classes_") and len(self.classes_) > 2 else 1
-        if len(weights) != planes:
-            raise AttributeError(f"{type(self.fitted_).__name__} has {len(weights)} planes for {planes}")
+        if len(weights) != planes or (planes > 1 and hasattr(self.fitted_, "support_vectors_")):
+            raise AttributeError(f"{type(self.fitted_).__name__} has no plane for each class, but one for each pair")
         coef = weights / self.scale_ * self.target_scale_
         return coef, offset * self.target_scale_ + self.target_mean_ - (coef * self.mean_).sum(1)
 

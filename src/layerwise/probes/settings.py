@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from layerwise.errors import UserError, unknown
@@ -15,7 +15,7 @@ class ProbeSettings:
     """What every kind has: its name, the tasks it can do and a canonical label."""
 
     tasks: ClassVar[tuple[str, ...]] = BOTH
-    kind: str
+    kind: str = field(kw_only=True)
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from layerwise.probes.settings import ProbeSettings
@@ -18,7 +18,7 @@ class Logistic(ProbeSettings):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["logistic"] = "logistic"
+    kind: Literal["logistic"] = field(default="logistic", kw_only=True)
     C: float | Literal["path"] = 0.01
     standardize: bool = True
 
@@ -33,7 +33,7 @@ class Ridge(ProbeSettings):
     alpha: the penalty, as scikit-learn has it; ``path`` chooses it by leave-one-out error on the training rows.
     """
 
-    kind: Literal["ridge"] = "ridge"
+    kind: Literal["ridge"] = field(default="ridge", kw_only=True)
     alpha: float | Literal["path"] = "path"
     standardize: bool = True
 
@@ -45,7 +45,7 @@ class Ridge(ProbeSettings):
 class Lasso(ProbeSettings):
     """Least squares with an L1 penalty ``alpha``: few features; classes are targets of −1 and 1."""
 
-    kind: Literal["lasso"] = "lasso"
+    kind: Literal["lasso"] = field(default="lasso", kw_only=True)
     alpha: float = 0.01
     standardize: bool = True
 
@@ -57,7 +57,7 @@ class Lasso(ProbeSettings):
 class ElasticNet(ProbeSettings):
     """Least squares with a penalty ``alpha`` of which the share ``l1_ratio`` is L1; classes are targets of −1 and 1."""
 
-    kind: Literal["elastic_net"] = "elastic_net"
+    kind: Literal["elastic_net"] = field(default="elastic_net", kw_only=True)
     alpha: float = 0.01
     l1_ratio: float = 0.5
     standardize: bool = True
@@ -71,7 +71,7 @@ class ElasticNet(ProbeSettings):
 class LinearSVM(ProbeSettings):
     """Linear support vector machine: squared hinge loss, or the epsilon-insensitive loss for regression."""
 
-    kind: Literal["linear_svm"] = "linear_svm"
+    kind: Literal["linear_svm"] = field(default="linear_svm", kw_only=True)
     C: float = 0.01
     standardize: bool = True
 
@@ -88,7 +88,7 @@ class LDA(ProbeSettings):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["lda"] = "lda"
+    kind: Literal["lda"] = field(default="lda", kw_only=True)
     shrinkage: float | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class NearestCentroid(ProbeSettings):
     """The class whose mean is nearest, by Euclidean distance."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["nearest_centroid"] = "nearest_centroid"
+    kind: Literal["nearest_centroid"] = field(default="nearest_centroid", kw_only=True)
     standardize: bool = True
 
 
@@ -115,7 +115,7 @@ class MassMean(ProbeSettings):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["mass_mean"] = "mass_mean"
+    kind: Literal["mass_mean"] = field(default="mass_mean", kw_only=True)
     covariance: bool = False
 
 
@@ -123,7 +123,7 @@ class MassMean(ProbeSettings):
 class PCAProbe(ProbeSettings):
     """The leading principal components, found without labels; labels only place the line (or the threshold) on them."""
 
-    kind: Literal["pca"] = "pca"
+    kind: Literal["pca"] = field(default="pca", kw_only=True)
     components: int = 1
     standardize: bool = True
 
@@ -135,7 +135,7 @@ class PCAProbe(ProbeSettings):
 class SGD(ProbeSettings):
     """A linear model by stochastic gradient descent: log loss or squared error, L2 penalty ``alpha``."""
 
-    kind: Literal["sgd"] = "sgd"
+    kind: Literal["sgd"] = field(default="sgd", kw_only=True)
     alpha: float = 1e-4
     epochs: int = 1000
     standardize: bool = True

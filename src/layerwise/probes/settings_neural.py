@@ -17,7 +17,7 @@ class MLP(ProbeSettings):
     patience: epochs without a better loss on held-out training rows before it stops.
     """
 
-    kind: Literal["mlp"] = "mlp"
+    kind: Literal["mlp"] = field(default="mlp", kw_only=True)
     layers: int = 2
     hidden: int = 128
     learning_rate: float = 1e-3
@@ -41,7 +41,7 @@ class GLU(ProbeSettings):
     activation: f; none leaves the value path linear.
     """
 
-    kind: Literal["glu"] = "glu"
+    kind: Literal["glu"] = field(default="glu", kw_only=True)
     activation: Literal["relu", "gelu", "silu", "tanh"] | None = None
     hidden: int = 128
     learning_rate: float = 1e-3
@@ -62,7 +62,7 @@ class GLU(ProbeSettings):
 class AttentionProbe(ProbeSettings):
     """Attention pooling over a text's tokens, then a linear layer; needs token-level activations (pooler ``none``)."""
 
-    kind: Literal["attention"] = "attention"
+    kind: Literal["attention"] = field(default="attention", kw_only=True)
     heads: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -84,7 +84,7 @@ class CCS(ProbeSettings):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["ccs"] = "ccs"
+    kind: Literal["ccs"] = field(default="ccs", kw_only=True)
     tries: int = 10
     epochs: int = 1000
     learning_rate: float = 0.01
@@ -103,15 +103,15 @@ class Custom(ProbeSettings):
     """A probe of one's own: a scikit-learn estimator class, or a torch module class with ``forward(x) -> scores``.
 
     path: dotted (``package.module.Class``) or a file and the class in it (``my_probe.py:Class``).
-    params: keyword arguments of its constructor.
+    params: keyword arguments of its constructor; of a torch module also those of its training, as ``MLP`` has them.
     """
 
-    kind: Literal["custom"] = "custom"
+    kind: Literal["custom"] = field(default="custom", kw_only=True)
     path: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.path.strip():
+        if not isinstance(self.path, str) or not self.path.strip():
             raise UserError(
                 "probe 'custom': path is empty: name a class, 'package.module.Class' or 'my_probe.py:Class'."
             )

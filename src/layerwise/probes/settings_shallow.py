@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from layerwise.probes.settings import ProbeSettings
@@ -13,7 +13,7 @@ class QDA(ProbeSettings):
     """Quadratic discriminant analysis; each class's covariance is shrunk by ``shrinkage`` towards its diagonal mean."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["qda"] = "qda"
+    kind: Literal["qda"] = field(default="qda", kw_only=True)
     shrinkage: float = 0.1
 
     def __post_init__(self) -> None:
@@ -25,7 +25,7 @@ class GaussianNB(ProbeSettings):
     """Gaussian naive Bayes; ``var_smoothing`` times the largest variance is added to every variance."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
-    kind: Literal["gaussian_nb"] = "gaussian_nb"
+    kind: Literal["gaussian_nb"] = field(default="gaussian_nb", kw_only=True)
     var_smoothing: float = 1e-9
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class GaussianNB(ProbeSettings):
 class KNN(ProbeSettings):
     """k nearest neighbours."""
 
-    kind: Literal["knn"] = "knn"
+    kind: Literal["knn"] = field(default="knn", kw_only=True)
     neighbors: int = 5
     metric: Literal["euclidean", "cosine", "manhattan"] = "euclidean"
     standardize: bool = True
@@ -50,7 +50,7 @@ class KNN(ProbeSettings):
 class RandomForest(ProbeSettings):
     """Random forest; ``max_depth`` none grows trees until their leaves are pure."""
 
-    kind: Literal["random_forest"] = "random_forest"
+    kind: Literal["random_forest"] = field(default="random_forest", kw_only=True)
     trees: int = 200
     max_depth: int | None = None
 
@@ -62,7 +62,7 @@ class RandomForest(ProbeSettings):
 class HistGradientBoosting(ProbeSettings):
     """Gradient boosted trees over histogram bins."""
 
-    kind: Literal["hist_gradient_boosting"] = "hist_gradient_boosting"
+    kind: Literal["hist_gradient_boosting"] = field(default="hist_gradient_boosting", kw_only=True)
     iterations: int = 100
     learning_rate: float = 0.1
     l2: float = 0.0
@@ -82,7 +82,7 @@ class GaussianProcess(ProbeSettings):
     optimize: fit length scale and amplitude by marginal likelihood, from there.
     """
 
-    kind: Literal["gaussian_process"] = "gaussian_process"
+    kind: Literal["gaussian_process"] = field(default="gaussian_process", kw_only=True)
     length_scale: float = 10.0
     noise: float = 0.1
     optimize: bool = True
@@ -95,7 +95,7 @@ class GaussianProcess(ProbeSettings):
 class SVR(ProbeSettings):
     """Kernel support vector machine: regression with an ``epsilon`` tube; for classes SVC with the same kernel and C."""
 
-    kind: Literal["svr"] = "svr"
+    kind: Literal["svr"] = field(default="svr", kw_only=True)
     C: float = 1.0
     kernel: Literal["rbf", "linear", "poly", "sigmoid"] = "rbf"
     epsilon: float = 0.1
