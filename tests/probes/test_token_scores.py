@@ -145,13 +145,12 @@ def test_extremes_are_the_ends_of_the_sorted_scores(model, probe, texts, monkeyp
     order = np.argsort(-scores)
     assert found.texts["text"].tolist() == [*order[:3], *order[::-1][:3]]
     np.testing.assert_allclose(found.texts["score"], [*scores[order[:3]], *scores[order[::-1][:3]]], atol=1e-6)
-    every = [
-        (score, number, position)
-        for number, one in enumerate(score_tokens(model, probe, texts))
-        for position, (score, (start, _)) in enumerate(zip(one.scores, one.offsets, strict=True))
-        if start >= 0
-    ]
-    expected = [score for score, _, _ in sorted(every)]
+    cases: dict[tuple, float] = {}
+    for text, one in zip(texts, score_tokens(model, probe, texts), strict=True):
+        for score, (start, end) in zip(one.scores, one.offsets.tolist(), strict=True):
+            if start >= 0:
+                cases.setdefault((text[max(start - 8, 0) : start], text[start:end], round(score, 4)), score)
+    expected = sorted(cases.values())
     highest, lowest = (found.tokens[found.tokens["side"] == side] for side in ("highest", "lowest"))
     np.testing.assert_allclose(highest["score"], expected[::-1][:3], atol=1e-5)
     np.testing.assert_allclose(lowest["score"], expected[:3], atol=1e-5)
@@ -159,6 +158,12 @@ def test_extremes_are_the_ends_of_the_sorted_scores(model, probe, texts, monkeyp
         assert f"{row.before}{row.token}{row.after}" in texts[row.text]
         assert len(row.before) <= 8
         assert texts[row.text].split()[row.position - 1] == row.token
+
+
+def test_texts_that_begin_alike_fill_the_extremes_only_once(model, probe):
+    found = extremes(model, probe, [f"good dog {end}" for end in ("runs", "is", "in", "of")], k=3)
+    highest = found.tokens[found.tokens["side"] == "highest"]
+    assert highest[["before", "token"]].duplicated().sum() == 0
 
 
 def test_fewer_tokens_than_asked_for(model, probe):

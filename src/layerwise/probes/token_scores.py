@@ -154,7 +154,8 @@ def extremes(
     """The ``k`` texts and the ``k`` tokens that score highest, and as many that score lowest.
 
     A text's score is the probe's own on it, of a probe of tokens their mean. Tokens that the tokenizer or a chat template
-    added take no part. ``window``: characters of context on either side of a token.
+    added take no part, and of tokens with equal scores after the same words only the first does.
+    ``window``: characters of context on either side of a token.
     """
     if k < 1:
         raise UserError(f"k must be at least 1, got {k}.")
@@ -164,21 +165,23 @@ def extremes(
     best: pd.DataFrame | None = None
     for part in _parts(texts):
         scored, wholes = _score_part(model, scorer, part, whole=True)
-        frames = []
+        frames = [] if best is None else [best]
         for number, one in enumerate(scored, start=len(contents)):
-            frame = one.to_frame().assign(text=number)
-            frame["position"] = np.arange(len(one))
+            frame = one.to_frame().assign(text=number, position=np.arange(len(one)))
+            places = list(zip(frame["start"], frame["end"], strict=True))
+            frame["before"] = [one.text[max(start - window, 0) : max(start, 0)] for start, _ in places]
+            frame["after"] = [one.text[end : end + window] for _, end in places]
             frames.append(frame[frame["start"] >= 0])
-        found = pd.concat(([] if best is None else [best]) + frames, ignore_index=True)
-        best = found.loc[_ends(found["score"].to_numpy(), k)]
+        found = pd.concat(frames, ignore_index=True)
+        # Texts that begin alike have tokens that are the same case over and over: one of them is enough.
+        alike = found.assign(score=found["score"].round(4)).duplicated(["before", "token", "score"])
+        found = found[~alike]
+        best = found.iloc[_ends(found["score"].to_numpy(), k)]
         contents += [one.text for one in scored]
         text_scores += wholes
     assert best is not None
     whole = pd.DataFrame({"text": np.arange(len(contents)), "score": text_scores, "content": contents})
     tokens = _ranked(best.reset_index(drop=True), k)
-    rows = list(zip(tokens["text"], tokens["start"], tokens["end"], strict=True))
-    tokens["before"] = [contents[text][max(start - window, 0) : start] for text, start, _ in rows]
-    tokens["after"] = [contents[text][end : end + window] for text, _, end in rows]
     columns = ["rank", "side", "text", "position", "token", "score", "before", "after"]
     ranked = _ranked(whole, k)[["rank", "side", "text", "score", "content"]]
     return Extremes(ranked, tokens[columns], scorer.meaning, scorer.neutral)

@@ -40,7 +40,7 @@ h1, h2 { font: 600 1.3rem/1.3 system-ui, sans-serif; } h2 { font-size: 1rem; mar
 .bar { border: 1px solid #ccc; height: .9rem; width: 14rem; }
 table { border-collapse: collapse; font: .9rem/1.5 system-ui, sans-serif; width: 100%; }
 td, th { border-bottom: 1px solid #e3e3e3; padding: .3rem .6rem; text-align: left; vertical-align: top; }
-td.score { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
+td.score, th.score { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; width: 5rem; }
 td.content { overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 
@@ -70,7 +70,8 @@ class Scale:
 
     def legend(self, meaning: str) -> str:
         """A bar from the lowest to the highest colour with its numbers."""
-        low, high = self.middle - self.reach, self.middle + self.reach
+        digits = 2 - math.floor(math.log10(self.reach))
+        low, high = (round(self.middle + side * self.reach, digits) + 0.0 for side in (-1, 1))
         stops = ", ".join(self.colour(low + (high - low) * part / 8) for part in range(9))
         return (
             f'<div class="legend"><span>{escape(meaning)}</span><span>≤ {number(low)}</span>'
@@ -160,11 +161,11 @@ def _visible(token: str) -> str:
 
 def _token_table(rows: pd.DataFrame, scale: Scale) -> str:
     body = "".join(
-        f'<tr><td class="score">{number(row["score"])}</td><td>{row["text"]}</td><td class="content">…{escape(row["before"])}'
-        f'<b style="background:{scale.colour(row["score"])}">{escape(row["token"])}</b>{escape(row["after"])}…</td></tr>'
+        f'<tr><td class="score">{number(row["score"])}</td><td>{row["text"]}</td><td class="content">{escape(row["before"])}'
+        f'<b style="background:{scale.colour(row["score"])}">{escape(row["token"])}</b>{escape(row["after"])}</td></tr>'
         for row in rows.to_dict("records")
     )
-    return f"<table><tr><th>score</th><th>text</th><th>token in its context</th></tr>{body}</table>"
+    return f'<table><tr><th class="score">score</th><th>text</th><th>token in its context</th></tr>{body}</table>'
 
 
 def _text_table(rows: pd.DataFrame) -> str:
@@ -172,7 +173,7 @@ def _text_table(rows: pd.DataFrame) -> str:
         f'<tr><td class="score">{number(row["score"])}</td><td>{row["text"]}</td><td class="content">{escape(row["content"])}</td></tr>'
         for row in rows.to_dict("records")
     )
-    return f"<table><tr><th>score</th><th>text</th><th>content</th></tr>{body}</table>"
+    return f'<table><tr><th class="score">score</th><th>text</th><th>content</th></tr>{body}</table>'
 
 
 def _page(title: str, parts: Sequence[str]) -> str:
