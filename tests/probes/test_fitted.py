@@ -188,6 +188,7 @@ def test_damaged_folders_are_told(probe, tmp_path):
         ("[]", "was not written by this version"),
         (json.dumps({**whole, "format": 99}), "was not written by this version"),
         (json.dumps({key: value for key, value in whole.items() if key != "sites"}), "wrong or missing fields sites"),
+        (json.dumps({**whole, "sites": 5}), "is damaged: sites is 5"),
         (json.dumps({**whole, "colour": 1}), "wrong or missing fields colour"),
     ):
         path.write_text(text)

@@ -236,6 +236,8 @@ class FittedProbe:
         if set(described) != needed:
             raise UserError(f"{path} is damaged: wrong or missing fields {', '.join(sorted(set(described) ^ needed))}.")
         for name in ("sites", "label_names", "calibration"):
+            if not isinstance(described[name], list) and (described[name] is not None or name != "calibration"):
+                raise UserError(f"{path} is damaged: {name} is {described[name]!r}.")
             described[name] = None if described[name] is None else tuple(described[name])
         probe = cls(load_probe_estimator(Path(folder) / "estimator", allow_code), **described)
         if model is not None:
