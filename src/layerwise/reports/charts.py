@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure as Picture
-
-matplotlib.use("Agg")
 
 # Okabe and Ito's palette: told apart by people with any colour vision, and in this order.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
