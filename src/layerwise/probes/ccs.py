@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from layerwise.errors import UserError, unknown
+from layerwise.probes.threads import threads_for
 from layerwise.probes.torch_rows import check_finite, moments
-from layerwise.probes.training_loop import threads_for
 
 Floats = NDArray[np.float64]
 

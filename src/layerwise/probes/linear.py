@@ -20,6 +20,7 @@ from layerwise.errors import UserError
 from layerwise.probes.inputs import Floats, InvalidInput, checked, checked_pair
 from layerwise.probes.solvers.discriminants import Shrinkage, lda_fits, mass_mean_fits, nearest_centroid_fits
 from layerwise.probes.solvers.linear_fits import LinearFits, Masks, out_of_fold, training_sets
+from layerwise.probes.threads import threads_for
 
 Labels = NDArray[Any]
 
@@ -51,7 +52,9 @@ class LinearProbe(BaseEstimator):
         return scores
 
     def _keep(self, X: Floats, Y: Labels) -> Self:
-        fits = self._planes(X, Y, np.ones((1, len(X)), dtype=bool), solver_device(self.device))
+        device = solver_device(self.device)
+        with threads_for(X.size, device):
+            fits = self._planes(X, Y, np.ones((1, len(X)), dtype=bool), device)
         self.coef_, self.intercept_ = (part[0, 0, 0] for part in fits.numpy())
         return self
 
@@ -65,8 +68,10 @@ class LinearProbe(BaseEstimator):
         values = np.asarray(X)
         if not np.isfinite(values).all():
             raise InvalidInput("the features hold NaN or inf. Leave such rows out.")
-        fits = self._planes(values, Y, training_sets(folds), solver_device(self.device))
-        scores = self._outputs(np.moveaxis(out_of_fold(values, fits, folds), -2, -1))
+        device = solver_device(self.device)
+        with threads_for(values[0].size if values.ndim == 3 else values.size, device):
+            fits = self._planes(values, Y, training_sets(folds), device)
+            scores = self._outputs(np.moveaxis(out_of_fold(values, fits, folds), -2, -1))
         return scores if values.ndim == 3 else scores[0]
 
 

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from layerwise.errors import UserError, unknown
+from layerwise.probes.threads import threads_for
 from layerwise.probes.torch_rows import InputRows
 from layerwise.probes.training_loop import (
     History,
@@ -29,7 +30,6 @@ from layerwise.probes.training_loop import (
     classification_loss,
     hold_out,
     squared_error,
-    threads_for,
     train,
 )
 

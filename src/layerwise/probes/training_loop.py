@@ -6,8 +6,7 @@ element, so each of them is trained as if it were alone. What a network computes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,6 @@ from layerwise.errors import UserError
 Rows = NDArray[np.int64]
 Loss = Callable[[Tensor, Tensor], Tensor]
 SMALLEST_TO_HOLD_OUT = 10
-ELEMENTS_WORTH_THREADS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -84,23 +82,6 @@ def classification_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared error of each row: outputs (members, rows, 1), values (members, rows)."""
     return (outputs[..., 0] - targets) ** 2
-
-
-@contextmanager
-def threads_for(elements: int, device: torch.device) -> Iterator[None]:
-    """One thread for small work on the CPU: threads that wait for each other at every operation cost more than they bring.
-
-    With a busy neighbour they cost ten times the work itself. ``elements``: parameters trained at once.
-    """
-    before = torch.get_num_threads()
-    if device.type != "cpu" or elements >= ELEMENTS_WORTH_THREADS or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train(
