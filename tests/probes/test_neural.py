@@ -9,7 +9,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 
 from layerwise.errors import UserError
 from layerwise.probes.neural import GLUProbe, MLPProbe
-from layerwise.probes.training_loop import hold_out, threads_for
+from layerwise.probes.threads import threads_for
+from layerwise.probes.training_loop import hold_out
 
 PROBES = [
     MLPProbe(layers=1, hidden=16),

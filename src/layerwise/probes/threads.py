@@ -1,4 +1,4 @@
-"""How many threads small numerical work gets: one."""
+"""How many threads small numerical work gets: one, of torch and of the libraries under NumPy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 ELEMENTS_WORTH_THREADS = 4_000_000
 
@@ -22,6 +23,7 @@ def threads_for(elements: int, device: torch.device | str) -> Iterator[None]:
         return
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
