@@ -145,11 +145,12 @@ class Task:
 
     def checked(self, name: str, contestant: Contestant, expected: np.ndarray, but: int = 0) -> Contestant:
         """The contestant, once its numbers are seen to be right; ``but`` layers at the end are not compared."""
-        upto = self.layers - but
-        worst = float(np.abs(contestant()[:, :upto] - expected[:, :upto]).max())
-        allowed = 1e-4 * float(np.abs(expected).max())
-        print(f"{name}: largest difference {worst:.1e}, {allowed:.1e} allowed")
-        if worst > allowed:
+        mine, theirs = contestant()[:, : self.layers - but], expected[:, : self.layers - but]
+        # A few dimensions are thousands of times larger than the others, so what is allowed goes by each one's own size.
+        allowed = 1e-4 * np.abs(theirs) + 1e-3 * np.median(np.abs(theirs), axis=(0, 2), keepdims=True)
+        worst = float((np.abs(mine - theirs) / allowed).max())
+        print(f"{name}: largest difference {worst:.3f} of what is allowed")
+        if worst > 1:
             raise SystemExit(f"{name} does not give the same numbers.")
         return contestant
 
@@ -201,7 +202,9 @@ def main() -> None:
     print(f"{task.model}\n{len(lengths)} texts, {lengths.sum()} tokens of {lengths.min()} to {lengths.max()} each")
     expected = reference(task)
     half = task.collected(f"resid_post.{middle}")
-    np.testing.assert_allclose(half[:, 0], expected[:, middle], rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        half[:, 0], expected[:, middle], rtol=1e-4, atol=1e-3 * np.median(np.abs(expected[:, middle]))
+    )
     contestants: dict[str, Callable[[], object]] = {
         "bare forward of the body": task.bare,
         "layerwise, every layer": task.checked("layerwise", task.collected, expected),
