@@ -30,9 +30,9 @@ def test_a_curve_with_its_controls_is_recorded(run_job: Callable[..., Any], clie
     assert run.info.status == "FINISHED"
     assert {"test/accuracy", "test/accuracy_low", "cv/accuracy", "baseline/majority", "baseline/bag_of_words"} <= metrics.keys()
     assert {"control/shuffled", "control/selectivity", "control/random_twin", "code/bits", "confound/length"} <= metrics.keys()
-    curve = client.get_metric_history(run.info.run_id, "cv_curve/accuracy")
+    curve = client.get_metric_history(run.info.run_id, "curve/accuracy")
     assert [point.step for point in sorted(curve, key=lambda point: point.step)] == [0, 1]
-    assert metrics["best/cv_curve/accuracy"] == max(point.value for point in curve)
+    assert metrics["best/curve/accuracy"] == max(point.value for point in curve)
     assert tags["layerwise.job"] == "probe"
     assert tags["layerwise.dataset"] == "grammar"
     assert {"layer_curve.html", "layer_curve.png", "confusion.html", "roc.png", "learning_curve.html"} <= artifacts(client, run, "figures")
@@ -81,7 +81,7 @@ def test_layers_joined(layers: str, run_job: Callable[..., Any], client: Any, tm
 def test_several_poolers_give_a_map(run_job: Callable[..., Any], client: Any) -> None:
     run = run_job("probe", *SMALL, *QUICK, "--poolers", "last,mean,quantile:0.5")
     assert "site_pooler.html" in artifacts(client, run, "figures")
-    assert "cv_curve/accuracy_resid_post_quantile_0.5" in run.data.metrics
+    assert "curve/accuracy_resid_post_quantile_0.5" in run.data.metrics
 
 
 def test_regression(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def run(config: ApplyConfig, tracker: Tracker) -> None:
     attached = load_probe(uri)
     dataset = _texts(config)
     tracker.begin(probe=uri, data=dataset.digest() if dataset is not None else "")
+    tracker.name(f"apply: {', '.join(attached.probe.sites)} of {attached.model.name}")
     tracker.language_model(attached.model)
     tracker.tags({"probe": uri, "sites": ",".join(attached.probe.sites), "pooler": attached.probe.pooler})
     lines = [f"{uri}: {', '.join(attached.probe.sites)} of {attached.model.name}, pooler {attached.probe.pooler}"]

@@ -66,6 +66,7 @@ def run(config: ExtractConfig, tracker: Tracker) -> None:
         dtype=config.dtype, max_length=config.max_length, truncation=config.truncation,
     )  # fmt: skip
     tracker.begin(model=model.fingerprint, data=dataset.digest())
+    tracker.name(f"extract: {config.model.name} on {dataset.name}")
     tracker.language_model(model)
     tracker.dataset(dataset, "extract")
 

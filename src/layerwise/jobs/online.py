@@ -101,6 +101,7 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
     table = probes.metrics(test, batch_size=config.batch_size).reset_index()
     table[["name", "layer"]] = [place(site) for site in table["site"]]
 
+    tracker.name(f"online: {config.model.name} on {dataset.name}")
     best = table.iloc[int(table["loss"].argmin())]
     tracker.tags(
         {
@@ -131,7 +132,11 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
         bundle = Path(folder) / "probe"
         probes.fitted(best["site"]).save(bundle)
         tracker.tags(
-            {"logged_probe": tracker.probe(bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test)}
+            {
+                "logged_probe": tracker.probe(
+                    bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test
+                )
+            }
         )
     lines = [
         f"  {row.site:<16} accuracy {row.accuracy:.3f}  loss {row.loss:.3f}  after {row.steps} steps"

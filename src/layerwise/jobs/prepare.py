@@ -48,6 +48,7 @@ def run(config: PrepareConfig, tracker: Tracker) -> None:
     # A finished run is no reason to do nothing once its folder is gone.
     tracker.force = force or not ready(output, tidied, config.format)
     tracker.begin(data=dataset.digest())
+    tracker.name(f"prepare: {dataset.name}")
     card = prepare(tidied, output, config.format, report, force)
     tracker.dataset(dataset, "source")
     tracker.dataset(tidied, "prepared")

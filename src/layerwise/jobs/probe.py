@@ -111,6 +111,7 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
         problem, dataset, development, test, config.probe, config.evaluation, config.controls, twin, config.seed
     )
     title = f"{config.model.name if model else config.activations} on {dataset.name}"
+    tracker.name(f"probe: {title}")
     _record(found, config, title, tracker)
     if config.transfer:
         _record_transfer(config, model, dataset, found, stored, tracker)
@@ -189,17 +190,23 @@ def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) 
     several = layered.groupby(["name", "pooler"]).ngroups > 1
     for (name, label), rows in layered.groupby(["name", "pooler"]):
         where = f"_{name}_{label}".replace(":", "_") if several else ""
-        for column in ("score", "shuffled", "control_task", "selectivity", "random_twin"):
-            if column in rows and len(rows) > 1:
-                metric = (
-                    f"cv_curve/{found.metric}{where}" if column == "score" else f"curve_{column}/{found.metric}{where}"
-                )
-                tracker.curve(metric, dict(zip(rows["layer"].astype(int), rows[column], strict=True)), best)
+        if len(rows) == 1:
+            continue
+        tracker.curve(
+            f"curve/{found.metric}{where}", dict(zip(rows["layer"].astype(int), rows["score"], strict=True)), best
+        )
+        for column in ("shuffled", "control_task", "selectivity", "random_twin"):
+            for layer, value in zip(rows["layer"], rows.get(column, []), strict=False):
+                tracker.metrics({f"curve/{column}{where}": value}, step=int(layer))
     tracker.table(found.table, "sites")
     tracker.table(found.validations.folds_frame(), "folds")
     tracker.table(found.predictions, "test_predictions")
     if found.duplicates is not None:
         tracker.table(found.duplicates, "near_duplicates")
+    if found.templates is not None:
+        tracker.table(found.templates, "templates")
+    if found.unseen_templates is not None:
+        tracker.table(found.unseen_templates, "unseen_templates")
     if found.code is not None:
         tracker.table(found.code.to_frame(), "code_length")
     if found.learning is not None:

@@ -32,6 +32,7 @@ METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 SECONDS_BETWEEN_WRITES = 3.0
 _VALUE_LIMIT = 6000
+_NAME_LIMIT = 200
 _TAG_LIMIT = 8000
 
 
@@ -123,6 +124,10 @@ class Tracker:
                 self.text(summary, "summary.txt")
             self.tags({"reused_from": run_id})
         raise Reused(run_id, summary)
+
+    def name(self, name: str) -> None:
+        """What lists of runs call this one, in place of the words that MLflow draws at random."""
+        self.client.update_run(self.run_id, name=name[:_NAME_LIMIT])
 
     # -- what is recorded
 
