@@ -19,7 +19,7 @@ CONTROLS = {"shuffled": "shuffled labels", "random_twin": "random-weight twin", 
 
 def charts(found: Findings, title: str) -> dict[str, Chart]:
     """Every chart that what was found allows, by file name."""
-    levels = {name.replace("_", " "): value for name, value in found.baselines.items() if not np.isnan(value)}
+    levels = common_levels({name.replace("_", " "): value for name, value in found.baselines.items()})
     drawn: dict[str, Chart] = {}
     if found.table["layer"].notna().sum() > 1:
         drawn["layer_curve"] = layer_curve(found.table, found.metric, levels, title)
@@ -36,6 +36,18 @@ def charts(found: Findings, title: str) -> dict[str, Chart]:
     if found.learning is not None:
         drawn["learning_curve"] = learning_curve(found.learning.to_frame(), found.metric)
     return drawn
+
+
+def common_levels(levels: dict[str, float], apart: float = 0.01) -> dict[str, float]:
+    """Levels by name, those less than ``apart`` from each other under one name, so that their labels can be read."""
+    merged: dict[str, float] = {}
+    for name, value in sorted(levels.items(), key=lambda item: item[1]):
+        near = next((known for known, level in merged.items() if abs(level - value) < apart), None)
+        if near is not None:
+            merged[f"{near}, {name}"] = merged.pop(near)
+        elif not np.isnan(value):
+            merged[name] = value
+    return merged
 
 
 def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], title: str) -> LineChart:
