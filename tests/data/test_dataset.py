@@ -9,17 +9,6 @@ from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError
 
 
-@pytest.fixture
-def full() -> TextDataset:
-    """A dataset that has everything a dataset can have."""
-    return TextDataset(
-        "full", ("aa bb", "cc", "dd"), np.array([0, 1, 1]), "classification", ("x", "y"), pairs=("p", "q", "r"),
-        split=np.array(["train", "train", "test"]), groups=np.array(["g", "g", "h"]),
-        contrast=(("aa bb", "not"), ("cc", "not"), ("dd", "not")), token_labels=(((0, 2, 0), (3, 5, 1)), (), ((0, 2, 1),)),
-        spans=np.array([[0, 2], [0, 2], [1, 2]]), ids=("1", "2", "3"),
-    )  # fmt: skip
-
-
 def test_select_takes_everything_along(full):
     part = full.select([2, 0])
     assert part.texts == ("dd", "aa bb")

@@ -14,8 +14,6 @@ from layerwise.data.load import load_dataset
 from layerwise.data.prepare import divide, prepare, tidy
 from layerwise.errors import UserError
 
-from .test_dataset import full  # noqa: F401
-
 MESSY = TextDataset(
     "messy",
     ("  spaced ", "same", "same", "torn", "torn", "\t", "both", "both", "own"),
@@ -122,7 +120,7 @@ def test_the_card_says_what_a_person_wants_to_know(tmp_path):
 def test_the_hubs_own_library_reads_the_folder(format, tmp_path):
     prepare(tidy(load_dataset("cities"))[0], tmp_path / "out", format)
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(part) for name, part in loaded.items()} == {"train": 492, "validation": 68, "test": 140}
+    assert {name: len(part) for name, part in loaded.items()} == {"train": 528, "validation": 68, "test": 144}
     assert loaded["test"][0]["label_name"] in ("true", "false")
 
 

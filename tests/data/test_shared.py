@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerwise.data.config import DatasetConfig
+from layerwise.data.config import ColumnsConfig, DatasetConfig, LabelsConfig
 from layerwise.data.load import load_dataset
 from layerwise.data.prepare import prepare, tidy
 
@@ -45,11 +45,9 @@ def test_a_treebank_by_word_and_by_sentence(shared):
         ("function_vectors/ag_news.json", {}, 7600),
         ("tinystories_sample/tinystories_1000.json", {}, 1000),
         ("feature_circuits_sva/simple_train.json", {"text": "clean_prefix", "label": "case"}, 480),
-        ("lre_relations/factual/country_capital_city.json", {"text": "subject", "pair": "object", "label": None}, 24),
+        ("lre_relations/factual/country_capital_city.json", {"text": "subject", "columns": ColumnsConfig(pair="object")}, 24),
     ],
 )
 def test_files_of_other_projects(shared, path, settings, rows):
-    from layerwise.data.config import LabelsConfig
-
-    labels = LabelsConfig(task="unlabelled") if settings.get("pair") else LabelsConfig()
+    labels = LabelsConfig(task="unlabelled") if "columns" in settings else LabelsConfig()
     assert len(load_dataset(DatasetConfig(str(shared / "data" / path), labels=labels, **settings))) == rows

@@ -15,6 +15,7 @@ from layerwise.data.dataset import TextDataset
 from layerwise.data.labels import is_missing, read_labels
 from layerwise.data.subset import matching, shrink
 from layerwise.data.table import Table, row_name
+from layerwise.data.templates import in_wordings
 from layerwise.data.token_labels import Piece, from_spans, from_words, read_spans, tag_classes
 from layerwise.errors import UserError, unknown
 
@@ -59,7 +60,7 @@ def build(table: Table, config: DatasetConfig, drop_incomplete: bool = False) ->
     dataset = only_splits(_assemble(table, frame, columns, config, notes), config.split)
     dataset = shrink(dataset, config.limit, config.balance, config.seed)
     check(dataset)
-    return dataset
+    return in_wordings(dataset, config.templates)
 
 
 def _assemble(
@@ -98,7 +99,9 @@ def _assemble(
     if "span" in columns:
         content["spans"] = read_spans(frame, columns["span"], texts)
     if "group" in columns:
-        content["groups"] = _groups(frame, columns["group"])
+        content["groups"] = _named(frame, columns["group"], "group")
+    if "template" in columns:
+        content["templates"] = _named(frame, columns["template"], "template")
     if "id" in columns:
         content["ids"] = _ids(frame, columns["id"])
     if "split" in columns:
@@ -189,10 +192,10 @@ def _named_splits(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame.assign(**{column: names})
 
 
-def _groups(frame: pd.DataFrame, column: str) -> np.ndarray:
+def _named(frame: pd.DataFrame, column: str, what: str) -> np.ndarray:
     for position, value in enumerate(frame[column]):
         if is_missing(value):
-            raise UserError(f"{row_name(frame, position)} has no group (column {column!r}).")
+            raise UserError(f"{row_name(frame, position)} has no {what} (column {column!r}).")
     return frame[column].astype(str).to_numpy(dtype=str)
 
 

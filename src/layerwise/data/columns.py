@@ -33,14 +33,14 @@ MOST_CLASSES = 50
 
 
 def choose_columns(table: Table, config: DatasetConfig) -> dict[str, str]:
-    """The column for each role: ``text``, ``label``, ``pair``, ``group``, and those of ``ColumnsConfig``.
+    """The column for each role: ``text``, ``label``, ``group``, and those of ``ColumnsConfig``.
 
     Raises:
         UserError: for a named column that is not there, or where it is unclear which is the text or the label; both list
             the columns.
     """
     frame = table.frame
-    named = {role: getattr(config, role) for role in ("text", "label", "pair", "group")}
+    named = {role: getattr(config, role) for role in ("text", "label", "group")}
     named |= {field.name: getattr(config.columns, field.name) for field in fields(ColumnsConfig)}
     columns = {role: name for role, name in table.chosen.items() if role != "task"}
     columns |= {role: name for role, name in named.items() if name is not None}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from layerwise.errors import UserError, unknown
 
 TASKS = ("classification", "regression", "tokens", "unlabelled")
+PLACE = "{text}"  # of a template
 CLASS_RULES = ("round", "quantiles:K", "thresholds:A+B")
 
 
@@ -16,18 +17,22 @@ class ColumnsConfig:
     """Columns that only some data sets have.
 
     Attributes:
+        pair: a second text.
         id: a name for each row; must not repeat.
         split: the column that says train, validation or test.
         negation: the negated form of the text; gives contrast pairs.
+        template: the name of the wording the text is in; probes are then judged by wording, and on wordings they never saw.
         words: a list of words per row; the text is the words joined by spaces.
         tags: one label per word of ``words``.
         token_spans: a list of [start character, end character, label] per row, over the text.
         span: the [start character, end character] to pool over, or the piece of text itself (must occur once).
     """
 
+    pair: str | None = None
     id: str | None = None
     split: str | None = None
     negation: str | None = None
+    template: str | None = None
     words: str | None = None
     tags: str | None = None
     token_spans: str | None = None
@@ -105,7 +110,6 @@ class DatasetConfig:
         text: the column of the text; inferred where only one can be meant.
         label: the column of the label; inferred likewise. For CoNLL-U: ``upos``, a feature such as ``Tense``, or
             ``sentence:Tense``.
-        pair: the column of a second text.
         group: the column whose equal values never cross a split or fold.
         columns: rarer columns.
         labels: how label values become classes or targets.
@@ -113,6 +117,7 @@ class DatasetConfig:
         limit: keep at most so many rows, drawn with ``seed``, classes in proportion.
         balance: draw equally many rows of every class, with ``seed``.
         seed: for ``limit`` and ``balance``.
+        templates: wordings to put every text in, such as ``Is it true that {text}``; each text is there once in each.
     """
 
     shorthand: ClassVar[str] = "name"
@@ -124,7 +129,6 @@ class DatasetConfig:
     mapping: str | None = None
     text: str | None = None
     label: str | None = None
-    pair: str | None = None
     group: str | None = None
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
@@ -132,6 +136,7 @@ class DatasetConfig:
     limit: int | None = None
     balance: bool = False
     seed: int = 0
+    templates: list[str] = field(default_factory=list, metadata={"splits": False})
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -140,3 +145,10 @@ class DatasetConfig:
             )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"dataset limit must be at least 1, got {self.limit}.")
+        for place, template in enumerate(self.templates):
+            if template.count(PLACE) != 1:
+                raise UserError(
+                    f"templates: {template!r} holds {PLACE} {template.count(PLACE)} times; write it once, where the text goes."
+                )
+            if template in self.templates[:place]:
+                raise UserError(f"templates: {template!r} is there twice.")

@@ -38,6 +38,7 @@ class TextDataset:
         token_labels: per text, ``(start character, end character, class id)`` of its labelled pieces.
         spans: ``(n, 2)`` int64 character span of each text, for the span pooler.
         ids: a name for each row, none repeated.
+        templates: ``(n,)`` strings, the wording each text is in; rows of one wording have the same.
         notes: what the reader had to do that a person should know; not part of the digest.
         source, licence: where it comes from and under which licence, where known; not part of the digest.
     """
@@ -54,6 +55,7 @@ class TextDataset:
     token_labels: tuple[TokenLabels, ...] | None = None
     spans: np.ndarray | None = None
     ids: tuple[str, ...] | None = None
+    templates: np.ndarray | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
     source: str | None = field(default=None, compare=False)
     licence: str | None = field(default=None, compare=False)
@@ -71,6 +73,8 @@ class TextDataset:
             fix("groups", groups.astype(np.int64) if groups.dtype.kind in "iub" else groups.astype(str))
         if self.split is not None:
             fix("split", np.asarray(self.split).astype("<U10"))
+        if self.templates is not None:
+            fix("templates", np.asarray(self.templates).astype(str))
         if self.spans is not None:
             fix("spans", np.asarray(self.spans, dtype=np.int64).reshape(-1, 2))
         for name in ("pairs", "contrast", "token_labels", "ids"):
@@ -99,7 +103,7 @@ class TextDataset:
 
     def _columns(self) -> dict[str, Sequence[Any] | np.ndarray]:
         """Everything that has one entry per text."""
-        names = ("labels", "pairs", "split", "groups", "contrast", "token_labels", "spans", "ids")
+        names = ("labels", "pairs", "split", "groups", "contrast", "token_labels", "spans", "ids", "templates")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __len__(self) -> int:
@@ -127,8 +131,8 @@ class TextDataset:
     def digest(self) -> str:
         """sha256 (64 hex digits) over the content: everything but the name, the notes, the source and the licence.
 
-        Two datasets have equal digests exactly when texts, labels (bit for bit), names, splits, spans and ids are
-        equal and rows are grouped alike, whatever the groups are called.
+        Two datasets have equal digests exactly when texts, labels (bit for bit), names, splits, spans, ids and
+        templates are equal and rows are grouped alike, whatever the groups are called.
         """
         return self._digest
 

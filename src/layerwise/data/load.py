@@ -17,11 +17,12 @@ from layerwise.data.reading import SUFFIXES, read_table
 from layerwise.data.saved import is_saved, restore
 from layerwise.data.subset import shrink
 from layerwise.data.table import Table
+from layerwise.data.templates import in_wordings
 from layerwise.errors import UserError, nearest
 
 HUB = "hub:"
 # Fields that only mean something where columns are read.
-READING = ("mapping", "revision", "text", "label", "pair", "group", "columns", "where")
+READING = ("mapping", "revision", "text", "label", "group", "columns", "where")
 
 
 def load_dataset(config: DatasetConfig | str, allow_code: bool = True, drop_incomplete: bool = False) -> TextDataset:
@@ -95,7 +96,7 @@ def _hub(config: DatasetConfig) -> Table:
 
 def _wanted(config: DatasetConfig) -> set[str]:
     """Every column the config names."""
-    named = {getattr(config, role) for role in ("text", "label", "pair", "group")}
+    named = {getattr(config, role) for role in ("text", "label", "group")}
     named |= {getattr(config.columns, field.name) for field in fields(ColumnsConfig)}
     return {name for name in named if name} | set(config.where)
 
@@ -117,4 +118,4 @@ def _finish(dataset: TextDataset, config: DatasetConfig) -> TextDataset:
         )
     dataset = shrink(only_splits(dataset, config.split), config.limit, config.balance, config.seed)
     check(dataset)
-    return dataset
+    return in_wordings(dataset, config.templates)

@@ -117,6 +117,8 @@ def _records(dataset: TextDataset) -> list[dict[str, Any]]:
             row["span"] = dataset.spans[place].tolist()
         if dataset.ids is not None:
             row["id"] = dataset.ids[place]
+        if dataset.templates is not None:
+            row["template"] = dataset.templates[place].item()
         rows.append(row)
     return rows
 
@@ -150,6 +152,7 @@ def _from_records(rows: list[dict[str, Any]], card: dict[str, Any]) -> TextDatas
         else tuple(tuple((int(a), int(b), int(c)) for a, b, c in row) for row in tokens),
         spans=None if spans is None else np.array([list(span) for span in spans]),
         ids=None if (ids := column("id")) is None else tuple(ids),
+        templates=None if (templates := column("template")) is None else np.array(templates, dtype=str),
         notes=tuple(card["notes"]),
         source=card["source"],
         licence=card["licence"],

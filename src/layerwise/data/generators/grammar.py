@@ -27,25 +27,29 @@ def grammar(variety: str = "tense") -> TextDataset:
     Args:
         variety: ``tense`` (past or present), ``number`` (of the subject, verbs in the past or future, which show no number), or
             ``agreement`` (whether subject and verb agree).
+
+    The wordings are ``past`` and ``future`` for ``number``, and ``same number`` and ``other number`` (of the second noun, which
+    tempts where it differs) for the other two.
     """
     if variety not in LABELS:
         raise unknown("variety of grammar", variety, LABELS)
-    texts, labels, groups = [], [], []
+    texts, labels, groups, templates = [], [], [], []
     for row, entry in enumerate(read_table("grammar")):
-        for text, label in _sentences(variety, entry):
+        for text, label, template in _sentences(variety, entry):
             texts.append(text)
             labels.append(label)
             groups.append(row)
+            templates.append(template)
     return TextDataset(
         name=f"grammar:{variety}",
         texts=tuple(texts), labels=np.array(labels), task="classification", label_names=LABELS[variety],
-        groups=np.array(groups),
+        groups=np.array(groups), templates=np.array(templates),
         source="Layerwise, written by hand", licence="Apache-2.0",
     )  # fmt: skip
 
 
-def _sentences(variety: str, entry: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """Sentence and class id, every combination of the row's words once."""
+def _sentences(variety: str, entry: dict[str, str]) -> Iterator[tuple[str, int, str]]:
+    """Sentence, class id and wording, every combination of the row's words once."""
     nouns = [noun.split("/") for noun in listed(entry["nouns"])]
     verbs = [verb.split("/") for verb in listed(entry["verbs"])]
     for (subject, other), (third_person, base, past), number, near in product(
@@ -53,12 +57,13 @@ def _sentences(variety: str, entry: dict[str, str]) -> Iterator[tuple[str, int]]
     ):
         start = f"The {subject[number]} {entry['prepositions']} the {other[near]}"
         present = (third_person, base)
+        nearby = "same number" if number == near else "other number"
         if variety == "tense":
-            yield f"{start} {past}.", 0
-            yield f"{start} {present[number]}.", 1
+            yield f"{start} {past}.", 0, nearby
+            yield f"{start} {present[number]}.", 1, nearby
         elif variety == "agreement":
-            yield f"{start} {present[1 - number]}.", 0
-            yield f"{start} {present[number]}.", 1
+            yield f"{start} {present[1 - number]}.", 0, nearby
+            yield f"{start} {present[number]}.", 1, nearby
         else:
-            yield f"{start} {past}.", number
-            yield f"{start} will {base}.", number
+            yield f"{start} {past}.", number, "past"
+            yield f"{start} will {base}.", number, "future"

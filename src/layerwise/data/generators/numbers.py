@@ -36,8 +36,11 @@ def in_words(number: int) -> str:
 
 
 def numbers() -> TextDataset:
-    """ "Fifty-one is larger than twenty-one.", half of them true, each with its negation ("is not larger than")."""
-    texts, labels, groups, contrast = [], [], [], []
+    """ "Fifty-one is larger than twenty-one.", half of them true, each with its negation ("is not larger than").
+
+    The wordings are ``larger`` and ``smaller``.
+    """
+    texts, labels, groups, contrast, words = [], [], [], [], []
     for family in range(FAMILIES):
         members = [number for number in range(1, LARGEST + 1) if number % FAMILIES == family]
         for low, high in combinations(members, 2):
@@ -52,9 +55,10 @@ def numbers() -> TextDataset:
                     contrast.append(pair)
                     labels.append(int((first > second) == (word == "larger")))
                     groups.append(family)
+                    words.append(word)
     return TextDataset(
         name="numbers",
         texts=tuple(texts), labels=np.array(labels), task="classification", label_names=("false", "true"),
-        groups=np.array(groups), contrast=tuple(contrast),
+        groups=np.array(groups), contrast=tuple(contrast), templates=np.array(words),
         source="Layerwise, generated", licence="Apache-2.0",
     )  # fmt: skip
