@@ -12,9 +12,8 @@ from layerwise.probes.confounds import (
     length_confound,
     length_features,
     lexical_overlap,
-    scores_by_template,
-    unseen_templates,
 )
+from layerwise.probes.templates import scores_by_template, unseen_templates
 from layerwise.probes.validation import cross_validate
 
 

@@ -1,23 +1,22 @@
-"""What a probe could go by in place of what it is asked: text length, words seen in training, the template of the text."""
+"""What a probe could go by in place of what it is asked: text length, words seen in training.
+
+The wording of the texts is looked at in ``templates``.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from layerwise.errors import UserError
-from layerwise.measures.statistics import wilson_interval
 from layerwise.probes.baselines import majority
-from layerwise.probes.evaluation import better, default_metric, weighted_scores
+from layerwise.probes.evaluation import better, default_metric
 from layerwise.probes.validation import cross_validate
 
 _WORD = re.compile(r"\w+")
@@ -118,57 +117,3 @@ def _types_seen(words: Sequence[list[str]], seen: set[str]) -> float:
 
 def _share(flags: list[bool]) -> float:
     return float(np.mean(flags)) if flags else np.nan
-
-
-def scores_by_template(
-    y: np.ndarray,
-    scores: np.ndarray,
-    templates: np.ndarray,
-    task: str = "classification",
-    n_classes: int = 2,
-    metric: str | None = None,
-    threshold: float | None = None,
-) -> pd.DataFrame:
-    """One probe's score on the items of each prompt template, worst first.
-
-    Args:
-        scores: ``(n, C or 1)`` outputs on items it was not fitted on.
-        templates: ``(n,)`` the template of each item.
-
-    Returns:
-        A row per template: template, n, score, and for accuracy low and high (Wilson).
-    """
-    metric = metric or default_metric(task)
-    names, template = np.unique(templates, return_inverse=True)
-    weights = (template == np.arange(len(names))[:, None]).astype(np.float64)
-    values = weighted_scores(y, scores, weights, task, n_classes, threshold, [metric])[metric]
-    table = pd.DataFrame({"template": names, "n": weights.sum(1).astype(int), "score": values})
-    if metric == "accuracy":
-        intervals = [wilson_interval(score * n, n) for score, n in zip(table["score"], table["n"], strict=True)]
-        table["low"], table["high"] = [i.low for i in intervals], [i.high for i in intervals]
-    return table.sort_values("score", ascending=better(metric) > 0, ignore_index=True)
-
-
-def unseen_templates(
-    estimator: Any,
-    X: np.ndarray,
-    y: np.ndarray,
-    templates: np.ndarray,
-    task: str = "classification",
-    n_classes: int = 2,
-    metric: str | None = None,
-) -> pd.DataFrame:
-    """``scores_by_template`` of probes that were each fitted on all the other templates: does the finding outlive the wording?
-
-    Raises:
-        UserError: with a single template, or where the other templates hold one class only.
-    """
-    names, template = np.unique(templates, return_inverse=True)
-    if len(names) < 2:
-        raise UserError(f"unseen templates need at least two templates, got {len(names)}.")
-    if task != "regression":
-        for k, name in enumerate(names):
-            if len(np.unique(y[template != k])) < n_classes:
-                raise UserError(f"the templates other than {str(name)!r} do not hold all {n_classes} classes.")
-    validation = cross_validate(estimator, X, y, template[None], task, n_classes)
-    return scores_by_template(y, validation.scores[0], templates, task, n_classes, metric)

@@ -26,6 +26,7 @@ from layerwise.probes.layer_curve import CrossValidations, cross_validate_many
 from layerwise.probes.learning_curve import LearningCurve, learning_curve
 from layerwise.probes.outputs import outputs
 from layerwise.probes.problem import Key, LayerRowsProbe, Problem
+from layerwise.probes.templates import TemplateVariation, template_variation
 from layerwise.probes.thresholds import Thresholds, tune_thresholds
 from layerwise.probes.validation import CrossValidation, cross_validate
 
@@ -44,6 +45,8 @@ class Findings:
         baselines: cross-validated score by name, of what needs no language model.
         confounds: what else the labels could be told from.
         duplicates: test texts that nearly stand among the development texts.
+        templates: the best place's score in each wording of the development texts, worst first; ``unseen_templates`` where no
+            probe was fitted on that wording. None where the texts name no wordings that can be compared.
     """
 
     problem: Problem
@@ -61,6 +64,8 @@ class Findings:
     duplicates: pd.DataFrame | None = None
     code: CodeLength | None = None
     learning: LearningCurve | None = None
+    templates: pd.DataFrame | None = None
+    unseen_templates: pd.DataFrame | None = None
 
     @property
     def metric(self) -> str:
@@ -134,10 +139,15 @@ def investigate(
     code = None
     if controls.code_length and problem.task == "classification":
         code = code_length(estimator, X, dev.y, problem.n_classes, dev.groups, seed=seed)
+    confounds, duplicates = _confounds(dev, held, dataset, folds, measured, controls)
+    wordings = None
+    if controls.confounds and dataset.templates is not None:
+        wordings = _wordings(estimator, X, dev, dataset.templates, validations.results[best], measured)
+        confounds |= wordings.to_metrics() if wordings else {}
     return Findings(
         problem, validations, table, best, getattr(fitted, "estimator_", fitted), thresholds, calibration, judged, held.y,
         _predictions(held, dataset, judged, scores), _baselines(dev, dataset, folds, measured),
-        *_confounds(dev, held, dataset, folds, measured, controls), code, learning,
+        confounds, duplicates, code, learning, wordings.seen if wordings else None, wordings.unseen if wordings else None,
     )  # fmt: skip
 
 
@@ -225,3 +235,17 @@ def _confounds(
     near = near_duplicates(train, test)
     values = length.to_metrics() | overlap.to_metrics() | {"confound/near_duplicates": near.share}
     return values, near.to_frame(train, test) if len(near.pairs) else None
+
+
+def _wordings(
+    estimator: Any,
+    X: Any,
+    dev: Problem,
+    templates: np.ndarray,
+    validation: CrossValidation,
+    measured: dict[str, Any],
+) -> TemplateVariation | None:
+    """The probe's out-of-fold scores by wording, and those of probes that never saw the wording, on the same first folds."""
+    return template_variation(
+        estimator, X, dev.y, validation.scores[0], templates[dev.items], validation.folds[0], **measured
+    )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BAR = 40
 MOST_ROWS = 64
+WORDING = 16  # characters of a template's name
 
 
 def summary(found: Findings, probe: str, title: str) -> str:
@@ -43,6 +44,12 @@ def summary(found: Findings, probe: str, title: str) -> str:
             f"confounds length alone {_number(found.confounds['confound/length'])}, near-duplicates of training texts in "
             f"{100 * found.confounds['confound/near_duplicates']:.0f} % of test texts, "
             f"{100 * found.confounds['confound/overlap_types']:.0f} % of test words seen in training"
+        )
+    if found.templates is not None:
+        worst, best = found.templates.iloc[0], found.templates.iloc[-1]
+        lines.append(
+            f"wordings  {_number(worst['score'])} ({_short(worst['template'])}) to {_number(best['score'])} "
+            f"({_short(best['template'])}), {_number(found.confounds['confound/unseen_template'])} where unseen in training"
         )
     return "\n".join(lines)
 
@@ -81,6 +88,10 @@ def _controls(found: Findings) -> list[str]:
 
 def _interval(value: float, low: float, high: float) -> str:
     return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WORDING else f"{text[: WORDING - 1]}…"
 
 
 def _number(value: float) -> str:
