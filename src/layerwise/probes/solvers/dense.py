@@ -112,13 +112,14 @@ def shifted_solves(matrix: Tensor, right: Tensor, shifts: Tensor) -> Tensor:
     try:
         if not matrix.is_cuda and len(shifts) > FEW_SHIFTS and matrix.shape[-1] > FEW_SHIFTS:
             return torch.stack([_tridiagonal_solves(*pair, shifts) for pair in zip(matrix, right, strict=True)])
-        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         solved = []
-        step = max(GPU_ELEMENTS // matrix[0].numel() // len(matrix), 1) if matrix.is_cuda else 1
+        step = max(GPU_ELEMENTS // matrix.numel(), 1) if matrix.is_cuda else 1
         for some in shifts.split(step):
-            shifted = (matrix[:, None] + some[:, None, None] * eye).flatten(0, 1)
+            shifted = matrix[:, None].repeat(1, len(some), 1, 1)
+            shifted.diagonal(dim1=2, dim2=3).add_(some[:, None])
             repeated = right[:, None].expand(-1, len(some), -1, -1)
-            solved.append(Cholesky.of(shifted).solve(repeated.flatten(0, 1)).reshape(repeated.shape))
+            factor = Cholesky.of(shifted.flatten(0, 1))
+            solved.append(factor.solve(repeated.flatten(0, 1)).reshape(repeated.shape))
         return torch.cat(solved, dim=1)
     except NotPositiveDefinite:
         raise UserError(

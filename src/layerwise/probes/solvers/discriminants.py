@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -122,13 +123,17 @@ class _Group:
         return total
 
     def _shrunk_class_by_class(self) -> Tensor:
-        total = None
+        """Σ share·((1 − s) covariance + s·target) over classes, s and target being Ledoit and Wolf's for the class."""
+        total, targets = None, torch.zeros(())
         for one, share in enumerate(self.shares.tolist()):
-            own = self.scatters.of_class(one, self.mask, self.means[:, one]).div_(float(self.counts[one]))
+            scatter = self.scatters.of_class(one, self.mask, self.means[:, one])
             rows = self.scatters.rows(one, self.mask).sub_((self.means[:, one] - self.scatters.centre[:, 0])[:, None])
-            _shrink_like_ledoit_and_wolf(own, rows, self.means[:, one])
-            total = own.mul_(share) if total is None else total.add_(own, alpha=share)
+            shrinkage, target = _ledoit_and_wolf(scatter, rows, self.means[:, one], self.scatters.scratch)
+            weight = (share * (1 - shrinkage) / rows.shape[1])[:, None, None]
+            total = scatter.mul_(weight) if total is None else torch.addcmul(total, scatter, weight, out=total)
+            targets = targets + share * shrinkage[:, None] * target
         assert total is not None
+        total.diagonal(dim1=1, dim2=2).add_(targets)
         return total
 
     def mean_but(self, one: int) -> Tensor:
@@ -155,6 +160,11 @@ class _ClassScatters:
         self.centred = X - self.centre
         self.whole: dict[int, Tensor] = {}
 
+    @cached_property
+    def scratch(self) -> Tensor:
+        """(sites, d, d) memory that is used again and again, since fresh memory of this size costs as much as the arithmetic."""
+        return self.X.new_empty(len(self.X), self.X.shape[2], self.X.shape[2])
+
     def rows(self, one: int, mask: np.ndarray) -> Tensor:
         """(sites, rows of the class in the set, d), about ``centre``."""
         return self.centred[:, rows_of(mask & (self.labels == one), self.X)]
@@ -179,8 +189,9 @@ class _ClassScatters:
         else:
             if key not in self.whole:
                 self.whole[key] = gram(self.centred[:, rows_of(member, self.X)])
-            result = self.whole[key] - gram(self.centred[:, rows_of(outside, self.X)])
-        return result.sub_(gram(about))
+            result = gram(self.centred[:, rows_of(outside, self.X)])
+            torch.sub(self.whole[key], result, out=result)
+        return result.baddbmm_(about.mT, about, alpha=-1)
 
 
 def _groups(X: Any, Y: Any, training: Any, device: str) -> Iterator[_Group]:
@@ -197,25 +208,31 @@ def _groups(X: Any, Y: Any, training: Any, device: str) -> Iterator[_Group]:
             yield _Group(scatters, which, mask, product(weights, values), counts)
 
 
-def _shrink_like_ledoit_and_wolf(covariance: Tensor, rows: Tensor, mean: Tensor) -> None:
-    """Shrink, in place, towards the diagonal, by Ledoit & Wolf's (2004) share for standardised features.
+def _ledoit_and_wolf(scatter: Tensor, rows: Tensor, mean: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Ledoit & Wolf's (2004) shrinkage for standardised features, and the diagonal it shrinks towards.
 
-    covariance: (sites, d, d) of rows: (sites, n, d) about their mean: (sites, d), none standardised. As scikit-learn: features
-    are standardised, their covariance is shrunk towards its mean variance, and scaled back.
+    As scikit-learn: features are standardised, their covariance is shrunk towards its mean variance, and scaled back.
+
+    Args:
+        scatter: (sites, d, d) ``rowsᵀ rows``.
+        rows: (sites, n, d) of one class about their mean: (sites, d), not standardised. They are squared in place.
+        scratch: (sites, d, d) memory to use.
+
+    Returns:
+        (sites,) between 0 and 1, and (sites, d).
     """
     n, d = rows.shape[1:]
-    diagonal = covariance.diagonal(dim1=1, dim2=2)
-    variance = diagonal.clone()
+    variance = scatter.diagonal(dim1=1, dim2=2) / n
     varies = variance > n * EPSILON * variance + (n * mean * EPSILON) ** 2
     inverse = torch.where(varies, 1 / variance, 0.0)
     level = varies.double().mean(1)  # the mean variance of standardised features: 1 unless some are constant
-    fourth = product(rows.square(), inverse[..., None])[..., 0].square().sum(1) / n
-    second = (product(covariance.square(), inverse[..., None])[..., 0] * inverse).sum(1)
+    fourth = product(rows.square_(), inverse[..., None])[..., 0].square().sum(1) / n
+    squared = torch.mul(scatter, scatter, out=scratch)
+    second = (product(squared, inverse[..., None])[..., 0] * inverse).sum(1) / n**2
     noise = (fourth - second) / (n * d)
     distance = second / d - level**2
-    share = torch.where((noise > 0) & (distance > 0), torch.minimum(noise, distance) / distance, 0.0)
-    covariance.mul_(1 - share[:, None, None])
-    diagonal.add_((share * level)[:, None] * torch.where(varies, variance, 1.0))
+    shrinkage = torch.where((noise > 0) & (distance > 0), torch.minimum(noise, distance) / distance, 0.0)
+    return shrinkage, level[:, None] * torch.where(varies, variance, 1.0)
 
 
 def _solve(covariance: Tensor, right: Tensor, may_be_singular: bool) -> Tensor:

@@ -1,13 +1,14 @@
 """Many L2-penalised logistic and softmax regressions over the same rows, minimised side by side.
 
-Limited-memory BFGS whose starting Hessian is a Cholesky factor of the true one, in single precision: first one factor of the
-average fit for all, then, for fits that are still moving, their own. Gradients, steps and line searches are in double
+Limited-memory BFGS whose starting Hessian is a Cholesky factor of the true one, in single precision: one of the average fit
+for all, then, where many steps are still to come, each fit's own. Gradients, steps and line searches are in double
 precision, so that single precision costs steps and never accuracy. The logits along a direction are linear, which makes the
 line search free of matrix products. (Nocedal & Wright 2006, chapters 7.2 and 8.3.)
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -18,12 +19,13 @@ from torch import Tensor
 from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, gram, product
 
 MEMORY = 8  # pairs of steps and gradient changes remembered
-FIRST_REFRESH, REFRESH = 5, 7  # steps before a factor is renewed: the first one, shared by all, and a fit's own
+LOOK = 3  # steps from which the number of those to come is guessed
+WORTH_ONE, WORTH = 5, 14  # more to come than this are worth a new factor for all fits, and one for each
 LONGEST = 300  # steps of one penalty
 DECREMENT = (
     1e-11  # a fit has arrived when one more step would lower its loss, a sum over rows, by less than half of this
 )
-SEPARATE_CLASSES = 8  # up to as many classes have a factor each; more share one
+SEPARATE_CLASSES = 20  # up to as many classes have a factor each; more share one
 JITTER = 1e-6  # relative, on the diagonal of what is factored
 GPU_ELEMENTS = 2**28
 
@@ -60,15 +62,17 @@ def minimise(X: Tensor, targets: Tensor, rows: Tensor, penalty: Tensor, start: F
     """
     result = Fits(start.weights.clone(), start.logits.clone())
     run = _Run(X, X.float(), targets, rows, penalty, start.weights.clone(), start.logits.clone())
-    single, steps, since = not own, 0, 0
+    single, renewed, steps = not own, False, 0
+    worst: list[float] = []  # decrements since the factors were made
     run.measure()
     run.factorise(single)
     while True:
-        if since >= (FIRST_REFRESH if single else REFRESH):
-            single, since = False, 0
+        if len(worst) > LOOK and steps_left(worst) > (WORTH if renewed or not single else WORTH_ONE):
+            single, renewed, worst = single and not renewed, True, []
             run.factorise(single)
         direction = run.direction()
         decrement = (run.gradient * direction).sum((1, 3))  # (sites, fits)
+        worst.append(float(decrement.max()))
         moving = (decrement > DECREMENT).any(0)
         if steps == LONGEST:
             warnings.warn("logistic regression stopped before it converged", ConvergenceWarning, stacklevel=3)
@@ -82,7 +86,15 @@ def minimise(X: Tensor, targets: Tensor, rows: Tensor, penalty: Tensor, start: F
             direction = direction[:, :, moving]
             run.keep(moving)
         run.step(direction)
-        steps, since = steps + 1, since + 1
+        steps += 1
+
+
+def steps_left(decrements: list[float]) -> float:
+    """How many more steps it takes to arrive, if decrements go on shrinking as they did."""
+    if not decrements[0] > decrements[-1] > 0:
+        return math.inf
+    rate = math.log(decrements[0] / decrements[-1]) / (len(decrements) - 1)
+    return math.log(decrements[-1] / DECREMENT) / rate
 
 
 @dataclass
@@ -113,17 +125,17 @@ class _Run:
         return torch.sigmoid(logits) if self.columns == 1 else torch.softmax(logits, dim=3)
 
     def factorise(self, single: bool) -> None:
-        """Factor the Hessian: of the average fit, or each fit's own (and each class's, where classes are few)."""
+        """Factor the Hessian's block of each class: of the average fit, or each fit's own; of the average class if they are many."""
         p = self.probabilities
         # For K classes the Hessian on weights that sum to 0 over classes is near to blocks of p (1 − p) K / (K − 1).
         share = 1.0 if self.columns == 1 else self.columns / (self.columns - 1)
         curvature = self.rows[:, :, None] * p * (1 - p) * share
         penalty = self.penalty[..., None].expand(*self.penalty.shape, self.columns)
         if single:
-            curvature, penalty = curvature.mean((2, 3), keepdim=True), penalty.mean((2, 3), keepdim=True)
-        elif self.columns > SEPARATE_CLASSES:
+            curvature, penalty = curvature.mean(2, keepdim=True), penalty.mean(2, keepdim=True)
+        if self.columns > SEPARATE_CLASSES:
             curvature, penalty = curvature.mean(3, keepdim=True), penalty[..., :1]
-        self.single, self.apart = single, penalty.shape[3]
+        self.single, self.grid = single, penalty.shape[2:]
         self.history.clear()
         try:
             self.factor = self._factor(self.X_single, curvature, penalty)
@@ -163,12 +175,14 @@ class _Run:
         return vector
 
     def _precondition(self, vector: Tensor) -> Tensor:
+        """The factors' inverses times (sites, p, fits, columns); a factor serves one fit or all, one class or all."""
         sites, p, fits, columns = vector.shape
-        if self.single:
-            solved = self.factor.solve(vector.flatten(2).contiguous()).reshape(vector.shape)
-        else:
-            right = vector.permute(0, 2, 3, 1).reshape(sites * fits * self.apart, -1, p).mT.contiguous()
-            solved = self.factor.solve(right).mT.reshape(sites, fits, columns, p).permute(0, 3, 1, 2)
+        by_fit, by_class = self.grid
+        apart = vector.reshape(sites, p, by_fit, fits // by_fit, by_class, columns // by_class).permute(
+            0, 2, 4, 1, 3, 5
+        )
+        solved = self.factor.solve(apart.reshape(sites * by_fit * by_class, p, -1)).reshape(apart.shape)
+        solved = solved.permute(0, 3, 1, 4, 2, 5).reshape(vector.shape)
         return solved if columns == 1 else solved - solved.mean(3, keepdim=True)
 
     def step(self, direction: Tensor) -> None:
@@ -208,7 +222,8 @@ class _Run:
     def keep(self, moving: Tensor) -> None:
         """Go on with some of the fits."""
         if not self.single:
-            self.factor = self.factor.take(moving.repeat_interleave(self.apart).repeat(len(self.X)))
+            self.grid = torch.Size((int(moving.sum()), self.grid[1]))
+            self.factor = self.factor.take(moving.repeat_interleave(self.grid[1]).repeat(len(self.X)))
         self.numbers = self.numbers[moving]
         self.targets, self.rows = self.targets[:, moving], self.rows[:, moving]
         for name in ("penalty", "weights", "logits", "probabilities", "gradient"):

@@ -141,12 +141,14 @@ class _Problem:
             right = (self.Y - self.target_mean[which])[self.rows(which)]
             return gram(rows.mT), right.expand(len(rows), -1, -1).contiguous(), rows
         inside, scale = int(self.masks[which].sum()), self.scale[:, which]
-        if 2 * inside > len(self.Y):
-            matrix = self.gram - gram(self.centred[:, self.rows(which, inside=False)])
-        else:
-            matrix = gram(self.centred[:, self.rows(which)])
+        left_out = 2 * inside > len(self.Y)
+        matrix = gram(self.centred[:, self.rows(which, inside=not left_out)])
+        if left_out:
+            torch.sub(self.gram, matrix, out=matrix)
+        # In place throughout: fresh memory of this size costs as much as the arithmetic.
         offset = (self.mean[:, which] - self.centre[:, 0]) * inside**0.5
-        matrix.sub_(offset[:, :, None] * offset[:, None]).div_(scale[:, :, None] * scale[:, None])
+        matrix.baddbmm_(offset[:, :, None], offset[:, None], alpha=-1)
+        matrix.div_(scale[:, :, None]).div_(scale[:, None])
         return matrix, self.crossed[:, :, which] / scale[:, :, None], None
 
     def hyperplanes(self, which: int, solved: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:

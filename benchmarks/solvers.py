@@ -1,0 +1,206 @@
+"""The fast solvers beside scikit-learn, fit by fit, at equal answers; and the fits of a whole search beside its extraction.
+
+    python benchmarks/solvers.py --data made --rounds 5
+    python benchmarks/solvers.py --data smollm2            # activations of a real model
+    python benchmarks/solvers.py --search smollm2          # 31 sites × 4 poolers × 5 probes × 5 folds, 600 texts
+
+One thread, one process, in turns. 1,000 rows, 384 features, 5 folds; every fit standardises on its own training rows and its
+held-out rows are scored. Both sides must agree before they are timed: out-of-fold scores to 1e-4 of their spread, probabilities
+to 1e-4. scikit-learn's logistic regression runs at the loosest of its tolerances that gets it there. Where there is a GPU, the
+solvers run on it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rounds import rounds
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+
+from layerwise.data.splits import folds as deal_folds
+from layerwise.probes.crossval import fold_scores_many
+from layerwise.probes.linear import LDAProbe, MassMeanProbe, NearestCentroidProbe
+from layerwise.probes.penalised import LogisticProbe, RidgeClassifierProbe
+from layerwise.probes.solvers import lda_fits, logistic_path, out_of_fold, ridge_path, training_sets
+
+ROWS, WIDTH, FOLDS, LABELLINGS = 1000, 384, 5, 20
+ALPHAS, CS = np.logspace(-1, 5, 13), np.logspace(-4, 2, 7)
+TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
+POOLERS = ("mean", "last", "max", "quantile:0.5")
+
+
+def made() -> tuple[np.ndarray, np.ndarray]:
+    """Features with a spectrum like a residual stream's, and labels that a plane tells apart in part."""
+    rng = np.random.default_rng(0)
+    mixed = rng.standard_normal((ROWS, WIDTH)) * np.arange(1, WIDTH + 1) ** -0.7 @ np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    signal = StandardScaler().fit_transform(mixed) @ rng.standard_normal(WIDTH)
+    return mixed, (signal / signal.std() + rng.standard_normal(ROWS) > 0).astype(np.int64)
+
+
+def of_model(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The last token's residuals in the middle of a model, 384 of its features, for true and false statements."""
+    from layerwise.activations.collect import collect
+    from layerwise.data.load import load_dataset
+    from layerwise.models.loading import load_model
+
+    cities, numbers = load_dataset("cities"), load_dataset("numbers")
+    texts, labels = [*cities.texts, *numbers.texts][:ROWS], np.concatenate([cities.labels, numbers.labels])[:ROWS]  # type: ignore[arg-type]
+    model = load_model(name)
+    site = f"resid_post.{model.sites.n_layers // 2}"
+    return collect(model, texts, [site], ["last"], progress=False).matrix(site).astype(np.float64)[:, :WIDTH], labels
+
+
+class Task:
+    """One data set, its folds, and both sides' answers to each question."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, device: str) -> None:
+        self.X, self.y, self.device = X, y, device
+        self.folds = deal_folds(y, n_folds=FOLDS)
+        rng = np.random.default_rng(0)
+        self.controls = np.stack([y, *(rng.permutation(y) for _ in range(LABELLINGS))], axis=1) * 2.0 - 1
+
+    def _each_fold(self, fit_and_score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """Out-of-fold scores (…, n); ``fit_and_score(training features, training rows, held-out features)`` → (…, held out)."""
+        scores = np.empty((*shape, len(self.X)))
+        for fold in range(FOLDS):
+            out = self.folds[0] == fold
+            scores[..., out] = fit_and_score(self.X[~out], np.flatnonzero(~out), self.X[out])
+        return scores
+
+    def ridge_theirs(self, targets: np.ndarray, at_once: bool = False) -> np.ndarray:
+        def one_fold(seen: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+            scores = np.empty((len(ALPHAS), targets.shape[1], len(held_out)))
+            for index, alpha in enumerate(ALPHAS):
+                for columns in [slice(None)] if at_once else [slice(k, k + 1) for k in range(targets.shape[1])]:
+                    scaler = StandardScaler().fit(seen)
+                    model = Ridge(alpha).fit(scaler.transform(seen), targets[rows, columns])
+                    scores[index, columns] = model.predict(scaler.transform(held_out)).reshape(len(held_out), -1).T
+            return scores
+
+        return self._each_fold(one_fold, (len(ALPHAS), targets.shape[1]))
+
+    def ridge_ours(self, targets: np.ndarray) -> np.ndarray:
+        return ridge_path(self.X, targets, self.folds, ALPHAS, device=self.device)[0]
+
+    def lda_theirs(self, **options: Any) -> np.ndarray:
+        def one_fold(seen: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+            return LinearDiscriminantAnalysis(**options).fit(seen, self.y[rows]).decision_function(held_out)
+
+        return self._each_fold(one_fold, ())
+
+    def lda_ours(self, shrinkage: Any) -> np.ndarray:
+        fits = lda_fits(self.X, self.y, training_sets(self.folds), shrinkage, self.device)
+        return out_of_fold(self.X, fits, self.folds)[0, 0, 0, 0]
+
+    def logistic_theirs(self, tolerance: float) -> np.ndarray:
+        def one_fold(seen: np.ndarray, rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+            scores = []
+            for C in CS:
+                scaler = StandardScaler().fit(seen)
+                model = LogisticRegression(C=C, tol=tolerance, max_iter=100_000).fit(scaler.transform(seen), self.y[rows])
+                scores.append(model.predict_proba(scaler.transform(held_out))[:, 1])
+            return np.stack(scores)
+
+        return self._each_fold(one_fold, (len(CS),))
+
+    def logistic_ours(self) -> np.ndarray:
+        return logistic_path(self.X, self.y, self.folds, CS, device=self.device)[0, :, 0, :, 1]
+
+
+def compare(name: str, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray], fits: int, number: int, unit: float = 0) -> None:
+    """Check that answers are equal, time both in turns, and print one row of the table."""
+    answers = ours(), theirs()
+    apart = np.abs(answers[0] - answers[1]).max() / (unit or answers[1].std())
+    assert apart < 1e-4, f"{name}: answers differ by {apart:.1e}"
+    timings = rounds({"ours": ours, "theirs": theirs}, number)
+    wall = [b / a for a, b in zip(timings["ours"].wall, timings["theirs"].wall, strict=True)]
+    processor = [b / a for a, b in zip(timings["ours"].processor, timings["theirs"].processor, strict=True)]
+    each = [1e3 * np.median(timings[side].wall) / fits for side in ("ours", "theirs")]
+    print(
+        f"| {name} | {fits} | {each[1]:.2f} | {each[0]:.3f} | {np.median(wall):.1f} [{min(wall):.1f}–{max(wall):.1f}] "
+        f"| {np.median(processor):.1f} | {apart:.0e} |",
+        flush=True,
+    )
+
+
+def tolerance_for(task: Task) -> float:
+    """The loosest tolerance at which scikit-learn's probabilities are within 1e-4 of the converged ones."""
+    ours = task.logistic_ours()
+    return next(tolerance for tolerance in TOLERANCES if np.abs(task.logistic_theirs(tolerance) - ours).max() < 1e-4)
+
+
+def beside_scikit_learn(X: np.ndarray, y: np.ndarray, number: int, device: str) -> None:
+    task = Task(X, y, device)
+    one, all_targets = task.controls[:, :1], task.controls
+    print(f"{X.shape[0]} × {X.shape[1]}, {FOLDS} folds, solvers on {device}\n")
+    print("| what | fits | scikit-learn, ms a fit | ours, ms a fit | times faster, median [range] | processor time | answers apart |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    path = len(ALPHAS) * FOLDS
+    compare("ridge, 13 penalties", lambda: task.ridge_ours(one), lambda: task.ridge_theirs(one), path, number)
+    few = max(number // 2, 1)
+    name = f"ridge, 13 penalties, {LABELLINGS} control labellings"
+    compare(name, lambda: task.ridge_ours(all_targets), lambda: task.ridge_theirs(all_targets), path * (LABELLINGS + 1), few)
+    compare(
+        f"{name}, scikit-learn given all at once", lambda: task.ridge_ours(all_targets),
+        lambda: task.ridge_theirs(all_targets, at_once=True), path * (LABELLINGS + 1), number,
+    )  # fmt: skip
+    compare("LDA", lambda: task.lda_ours(None), task.lda_theirs, FOLDS, number)
+    compare(
+        "LDA, Ledoit-Wolf shrinkage", lambda: task.lda_ours("auto"),
+        lambda: task.lda_theirs(solver="lsqr", shrinkage="auto"), FOLDS, number,
+    )  # fmt: skip
+    tolerance = tolerance_for(task)
+    name = f"logistic, 7 penalties (scikit-learn's tol={tolerance:g})"
+    compare(name, task.logistic_ours, lambda: task.logistic_theirs(tolerance), len(CS) * FOLDS, number, unit=1.0)
+
+
+def search(name: str) -> None:
+    """Extraction and all the fits of a search, in parts of its extraction."""
+    from layerwise.activations.collect import collect
+    from layerwise.data.load import load_dataset
+    from layerwise.models.loading import load_model
+
+    dataset, model = load_dataset("cities").select(np.arange(600)), load_model(name)
+    sites = ["embed", *model.sites.expand("resid_post.*")]
+    folds = deal_folds(dataset.labels, n_folds=FOLDS)
+    start = time.perf_counter(), time.process_time()
+    activations = collect(model, dataset, sites, list(POOLERS), progress=False)
+    extraction = time.perf_counter() - start[0], time.process_time() - start[1]
+    features = [activations.matrix(*key) for key in activations.keys]
+    print(f"extraction of {len(sites)} sites × {len(POOLERS)} poolers: {extraction[0]:.1f} s ({extraction[1]:.1f} s of processor time)")
+    total = np.zeros(2)
+    for probe in (RidgeClassifierProbe(100.0), LogisticProbe(), LDAProbe(), MassMeanProbe(), NearestCentroidProbe()):
+        start = time.perf_counter(), time.process_time()
+        fold_scores_many(probe, features, dataset.labels, folds)
+        spent = np.array([time.perf_counter() - start[0], time.process_time() - start[1]])
+        total += spent
+        print(f"{type(probe).__name__}: {spent[0]:.1f} s ({spent[1]:.1f} s), {1e3 * spent[1] / len(features) / FOLDS:.1f} ms a fit")
+    print(
+        f"extraction and fits: {1 + total[0] / extraction[0]:.2f} times the extraction (processor time: {1 + total[1] / extraction[1]:.2f})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="made", help="made, or the name of a model")
+    parser.add_argument("--search", metavar="MODEL", help="time the fits of a search over this model instead")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.search:
+        search(arguments.search)
+        return
+    X, y = made() if arguments.data == "made" else of_model(arguments.data)
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        beside_scikit_learn(X, y, arguments.rounds, device)
+
+
+if __name__ == "__main__":
+    main()
