@@ -26,6 +26,7 @@ from layerwise.probes.layer_curve import CrossValidations, cross_validate_many
 from layerwise.probes.learning_curve import LearningCurve, learning_curve
 from layerwise.probes.outputs import outputs
 from layerwise.probes.problem import Key, LayerRowsProbe, Problem
+from layerwise.probes.selection import select
 from layerwise.probes.templates import TemplateVariation, template_variation
 from layerwise.probes.thresholds import Thresholds, tune_thresholds
 from layerwise.probes.validation import CrossValidation, cross_validate
@@ -88,6 +89,7 @@ class Findings:
         values |= {f"control/{name}": float(self.best_row[name]) for name in controls if name in self.table}
         values |= {f"baseline/{name}": score for name, score in self.baselines.items()} | dict(self.confounds)
         values |= self.code.to_metrics() if self.code is not None else {}
+        values |= select(self.validations).to_metrics() if len(self.validations.results) > 1 else {}
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
