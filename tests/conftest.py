@@ -15,7 +15,46 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
-WORDS = ["the", "a", "city", "of", "paris", "rome", "london", "madrid", "is", "in", "france", "italy", "england", "spain", "and", "not", "larger", "than", "smaller", "one", "two", "three", "four", "five", "dog", "cat", "runs", "sleeps", "good", "bad", "movie", "was", "very", "not", "true", "false", "statement", "."]
+WORDS = [
+    "the",
+    "a",
+    "city",
+    "of",
+    "paris",
+    "rome",
+    "london",
+    "madrid",
+    "is",
+    "in",
+    "france",
+    "italy",
+    "england",
+    "spain",
+    "and",
+    "not",
+    "larger",
+    "than",
+    "smaller",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "dog",
+    "cat",
+    "runs",
+    "sleeps",
+    "good",
+    "bad",
+    "movie",
+    "was",
+    "very",
+    "not",
+    "true",
+    "false",
+    "statement",
+    ".",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,9 +86,16 @@ def build_tokenizer():
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<unk>", "<s>", "</s>", *dict.fromkeys(WORDS)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 2), ("</s>", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=64
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=64,
     )
 
 
@@ -66,8 +112,17 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) 
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, initializer_range=0.2,
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.2,
     )
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     LlamaForCausalLM(config).save_pretrained(folder)

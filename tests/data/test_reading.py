@@ -120,9 +120,7 @@ def test_pairs_groups_ids_negations_and_spans(write):
         {"q": "is it dry", "p": "it is wet", "n": "it is not wet", "y": 0, "g": "b", "key": "r2", "where": "dry"},
     ]
     columns = ColumnsConfig(pair="p", id="key", negation="n", span="where")
-    data = load_dataset(
-        DatasetConfig(write("x.jsonl", rows), text="q", label="y", group="g", columns=columns)
-    )
+    data = load_dataset(DatasetConfig(write("x.jsonl", rows), text="q", label="y", group="g", columns=columns))
     assert data.pairs == ("it is red", "it is wet")
     assert data.groups.tolist() == ["a", "b"]
     assert data.ids == ("r1", "r2")

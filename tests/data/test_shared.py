@@ -45,7 +45,11 @@ def test_a_treebank_by_word_and_by_sentence(shared):
         ("function_vectors/ag_news.json", {}, 7600),
         ("tinystories_sample/tinystories_1000.json", {}, 1000),
         ("feature_circuits_sva/simple_train.json", {"text": "clean_prefix", "label": "case"}, 480),
-        ("lre_relations/factual/country_capital_city.json", {"text": "subject", "columns": ColumnsConfig(pair="object")}, 24),
+        (
+            "lre_relations/factual/country_capital_city.json",
+            {"text": "subject", "columns": ColumnsConfig(pair="object")},
+            24,
+        ),
     ],
 )
 def test_files_of_other_projects(shared, path, settings, rows):

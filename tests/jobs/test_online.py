@@ -13,9 +13,15 @@ import layerwise
 
 def test_probes_are_trained_scored_and_the_best_kept(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
     words = ["good", "bad"]
-    rows = [{"text": f"the {noun} was {words[k]} .", "label": words[k]} for noun in ("dog", "cat", "movie", "city") * 15 for k in (0, 1)]
+    rows = [
+        {"text": f"the {noun} was {words[k]} .", "label": words[k]}
+        for noun in ("dog", "cat", "movie", "city") * 15
+        for k in (0, 1)
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "plain.csv", index=False)
-    run = run_job("online", "--dataset", "plain.csv", "--sites", "mlp_out.*,resid_post.1", "--pooler", "mean", "--epochs", "20")
+    run = run_job(
+        "online", "--dataset", "plain.csv", "--sites", "mlp_out.*,resid_post.1", "--pooler", "mean", "--epochs", "20"
+    )
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy"] > 0.9
     found = pd.read_parquet(client.download_artifacts(run.info.run_id, "tables/sites.parquet", str(tmp_path)))

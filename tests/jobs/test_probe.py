@@ -28,14 +28,28 @@ def test_a_curve_with_its_controls_is_recorded(run_job: Callable[..., Any], clie
     run = run_job("probe", *SMALL, *QUICK, "--controls.random_twin", "true", "--evaluation.learning_curve", "auto")
     metrics, tags = run.data.metrics, run.data.tags
     assert run.info.status == "FINISHED"
-    assert {"test/accuracy", "test/accuracy_low", "cv/accuracy", "baseline/majority", "baseline/bag_of_words"} <= metrics.keys()
-    assert {"control/shuffled", "control/selectivity", "control/random_twin", "code/bits", "confound/length"} <= metrics.keys()
+    assert {
+        "test/accuracy",
+        "test/accuracy_low",
+        "cv/accuracy",
+        "baseline/majority",
+        "baseline/bag_of_words",
+    } <= metrics.keys()
+    assert {
+        "control/shuffled",
+        "control/selectivity",
+        "control/random_twin",
+        "code/bits",
+        "confound/length",
+    } <= metrics.keys()
     curve = client.get_metric_history(run.info.run_id, "curve/accuracy")
     assert [point.step for point in sorted(curve, key=lambda point: point.step)] == [0, 1]
     assert metrics["best/curve/accuracy"] == max(point.value for point in curve)
     assert tags["layerwise.job"] == "probe"
     assert tags["layerwise.dataset"] == "grammar"
-    assert {"layer_curve.html", "layer_curve.png", "confusion.html", "roc.png", "learning_curve.html"} <= artifacts(client, run, "figures")
+    assert {"layer_curve.html", "layer_curve.png", "confusion.html", "roc.png", "learning_curve.html"} <= artifacts(
+        client, run, "figures"
+    )
     sites = table(client, run, "sites", tmp_path)
     assert sites["site"].tolist() == ["resid_post.0", "resid_post.1"]
     assert {"score", "low", "high", "shuffled", "selectivity", "random_twin"} <= set(sites.columns)
@@ -87,7 +101,9 @@ def test_several_poolers_give_a_map(run_job: Callable[..., Any], client: Any) ->
 def test_regression(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(["the", "dog", "cat", "runs"], size=rng.integers(3, 12))) for _ in range(80)]
-    pd.DataFrame({"text": texts, "label": [len(text.split()) + 0.5 for text in texts]}).to_csv(tmp_path / "length.csv", index=False)
+    pd.DataFrame({"text": texts, "label": [len(text.split()) + 0.5 for text in texts]}).to_csv(
+        tmp_path / "length.csv", index=False
+    )
     run = run_job("probe", "--dataset", "length.csv", "--poolers", "sum", *QUICK)
     assert run.data.metrics["test/r2"] > 0.8  # the sum over tokens knows how many there were
     assert "predictions.png" in artifacts(client, run, "figures")
@@ -96,7 +112,10 @@ def test_regression(run_job: Callable[..., Any], client: Any, tmp_path: Path) ->
 def test_labels_of_tokens(run_job: Callable[..., Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     kinds = {"dog": "noun", "cat": "noun", "city": "noun", "runs": "verb", "sleeps": "verb", "was": "verb"}
-    rows = [{"words": list(words), "tags": [kinds[word] for word in words]} for words in (rng.choice(list(kinds), size=4) for _ in range(40))]
+    rows = [
+        {"words": list(words), "tags": [kinds[word] for word in words]}
+        for words in (rng.choice(list(kinds), size=4) for _ in range(40))
+    ]
     pd.DataFrame(rows).to_json(tmp_path / "tags.jsonl", orient="records", lines=True)
     run = run_job(
         "probe", "--dataset", "tags.jsonl", "--dataset.columns.words", "words", "--dataset.columns.tags", "tags",
@@ -125,7 +144,10 @@ def test_activations_of_ones_own(run_job: Callable[..., Any], tmp_path: Path) ->
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2
     pd.DataFrame({"text": [f"the dog {i}" for i in range(80)], "label": y}).to_csv(tmp_path / "own.csv", index=False)
-    np.savez(tmp_path / "own.npz", **{"layer.0": rng.normal(size=(80, 4)), "layer.1": rng.normal(size=(80, 4)) + 3 * y[:, None]})
+    np.savez(
+        tmp_path / "own.npz",
+        **{"layer.0": rng.normal(size=(80, 4)), "layer.1": rng.normal(size=(80, 4)) + 3 * y[:, None]},
+    )
     run = run_job("probe", "--dataset", "own.csv", "--activations", "own.npz", *QUICK, model=False)
     assert run.data.tags["layerwise.site"] == "layer.1"
     assert run.data.metrics["test/accuracy"] > 0.95

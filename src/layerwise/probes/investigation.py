@@ -118,7 +118,11 @@ def investigate(
     if problem.layer_rows:
         estimator = LayerRowsProbe(estimator)
     folds = deal_folds(dev.y, dev.groups, evaluation.folds, evaluation.repeats, seed, problem.task)
-    measured = {"task": problem.task, "n_classes": max(2, problem.n_classes), "metric": evaluation.metric}
+    measured: dict[str, Any] = {
+        "task": problem.task,
+        "n_classes": max(2, problem.n_classes),
+        "metric": evaluation.metric,
+    }
     validations = cross_validate_many(dev.features, dev.y, estimator, folds, groups=dev.groups, **measured)
     table = validations.to_frame()
     for extra in _control_tables(
@@ -137,7 +141,7 @@ def investigate(
     learning = None
     if evaluation.learning_curve is not None:
         sizes = None if evaluation.learning_curve == "auto" else evaluation.learning_curve
-        learning = learning_curve(estimator, X, dev.y, sizes, groups=dev.groups, seed=seed, **measured)  # type: ignore[arg-type]
+        learning = learning_curve(estimator, X, dev.y, sizes, groups=dev.groups, seed=seed, **measured)
     code = None
     if controls.code_length and problem.task == "classification":
         code = code_length(estimator, X, dev.y, problem.n_classes, dev.groups, seed=seed)

@@ -61,8 +61,8 @@ class StackedMLP(nn.Module):
         self.layers = nn.ModuleList(StackedLinear(members, *pair, generator) for pair in pairwise(sizes))
 
         if layers == 1:  # convex: begin where the classes are equally likely, not at random
-            nn.init.zeros_(self.layers[0].weight)
-            nn.init.zeros_(self.layers[0].bias)
+            for parameter in self.layers[0].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -106,16 +107,17 @@ def pose(
     """
     if len(activations) != len(dataset):
         raise UserError(f"there are activations of {len(activations)} texts, but {dataset.name!r} has {len(dataset)}.")
+    makers: dict[Key, Callable[[], np.ndarray]]
     if dataset.task == "tokens":
         rows, y, items = labelled_tokens(_tokenized(activations), dataset)
         groups = items if dataset.groups is None else dataset.groups[items]
-        makers = {key: lambda key=key: activations.tokens(*key).values[rows] for key in activations.keys}
+        makers = {key: partial(_labelled, activations, key, rows) for key in activations.keys}
     elif dataset.labels is None:
         raise UserError(f"dataset {dataset.name!r} has no labels: name the column that holds them with dataset.label.")
     else:
         y, items, groups = dataset.labels, np.arange(len(dataset)), dataset.groups
         makers = {key: _maker(activations, key, whole_texts, negations) for key in activations.keys}
-    reads = {key: (key[0],) for key in makers}
+    reads: dict[Key, tuple[str, ...]] = {key: (key[0],) for key in makers}
     if layers != "each":
         if whole_texts or negations is not None:
             raise UserError(
@@ -209,10 +211,21 @@ def _joined(
         parts = [makers[site, pooler] for site in sites]
         name = f"{layers} of {sites[0]}" + (f" to {sites[-1]}" if len(sites) > 1 else "")
         if layers == "rows":
-            joined[name, pooler] = lambda parts=parts: np.stack([part() for part in parts], axis=1)
+            joined[name, pooler] = partial(_stacked, parts)
             reads[name, pooler] = sites[-1:]
         else:
-            assert layers in get_args(LayerReduction)
-            joined[name, pooler] = lambda parts=parts: combine([part() for part in parts], layers)
+            joined[name, pooler] = partial(_combined, parts, cast("LayerReduction", layers))
             reads[name, pooler] = sites
     return joined, reads
+
+
+def _labelled(activations: Activations, key: Key, rows: np.ndarray) -> np.ndarray:
+    return activations.tokens(*key).values[rows]
+
+
+def _stacked(parts: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
+    return np.stack([part() for part in parts], axis=1)
+
+
+def _combined(parts: Sequence[Callable[[], np.ndarray]], how: LayerReduction) -> np.ndarray:
+    return combine([part() for part in parts], how)

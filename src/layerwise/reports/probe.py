@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -136,8 +136,8 @@ def binary_charts(
 
 def regression_chart(y: np.ndarray, prediction: np.ndarray) -> LineChart:
     """Predicted against true targets, averaged in ten equally filled bins, with the spread of the predictions as a band."""
-    bins = pd.qcut(y, 10, duplicates="drop")
-    grouped = pd.DataFrame({"y": y, "prediction": prediction}).groupby(bins, observed=True)
+    bins = pd.Series(pd.qcut(y, 10, labels=False, duplicates="drop"))
+    grouped = pd.DataFrame({"y": y, "prediction": prediction}).groupby(bins)
     mean, spread = grouped.mean(), grouped["prediction"].std().fillna(0.0)
     level = mean["prediction"]
     line = Series("probe", mean["y"].tolist(), level.tolist(), (level - spread).tolist(), (level + spread).tolist())
@@ -152,7 +152,8 @@ def regression_chart(y: np.ndarray, prediction: np.ndarray) -> LineChart:
 
 def learning_curve(table: pd.DataFrame, metric: str) -> LineChart:
     """Score against the number of training items; ``table`` has the columns size, mean, low, high."""
-    line = Series("probe", *(cast("list[float]", table[column].tolist()) for column in ("size", "mean", "low", "high")))
+    size, mean, low, high = (table[column].tolist() for column in ("size", "mean", "low", "high"))
+    line = Series("probe", size, mean, low, high)
     return LineChart("Learning curve", "training items", metric, [line], x_scale="log")
 
 
