@@ -26,7 +26,7 @@ BELOW = {
 SHARED = {"errors", "files", "progress", "config"}
 LIGHT = [
     "layerwise.__main__", "layerwise.jobs.probe", "layerwise.jobs.extract", "layerwise.jobs.prepare", "layerwise.jobs.online",
-    "layerwise.jobs.store",
+    "layerwise.jobs.store", "layerwise.jobs.apply",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from layerwise.activations.layers import combine, layer_rows, over_layers
+from layerwise.activations.layers import combine
 from layerwise.activations.result import Activations
 from layerwise.errors import UserError
 
@@ -115,20 +115,7 @@ def test_layers_are_combined_element_by_element(how, reference) -> None:
 
 
 def test_layers_side_by_side_may_differ_in_width() -> None:
-    both = Activations.from_arrays({("a", "mean"): X, ("b", "mean"): Y})
-    np.testing.assert_array_equal(over_layers(both, ["b", "a"], "mean", "concat"), np.hstack([Y, X]))
-
-
-def test_each_layer_a_training_row_with_its_texts_label() -> None:
-    rows = layer_rows([X, X + 10, X + 20])
-    labels = np.arange(6)
-    assert rows.train.shape == (18, 4)
-    assert rows.repeat(labels).tolist() == [label for label in range(6) for _ in range(3)]
-    for row, label in zip(rows.train, rows.repeat(labels), strict=True):
-        assert any(np.array_equal(row, layer[label]) for layer in (X, X + 10, X + 20))
-    np.testing.assert_array_equal(rows.evaluation, X + 20)
-    np.testing.assert_allclose(rows.average(rows.train), X + 10, rtol=1e-6)
-    np.testing.assert_array_equal(rows.select(np.array([4, 1])).evaluation, X[[4, 1]] + 20)
+    np.testing.assert_array_equal(combine([Y, X], "concat"), np.hstack([Y, X]))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +125,6 @@ def test_each_layer_a_training_row_with_its_texts_label() -> None:
         (lambda: combine([], "mean"), "no layers to combine"),
         (lambda: combine([], "concat"), "no layers to combine"),
         (lambda: combine([X, Y], "max"), "layers of widths [3, 4] cannot be combined by max; concat takes any widths."),
-        (lambda: layer_rows([X, Y]), "cannot be combined by rows"),
     ],
 )
 def test_layers_that_do_not_fit_are_explained(combination, message) -> None:
