@@ -31,7 +31,7 @@ from layerwise.probes.penalised import LogisticProbe, RidgeClassifierProbe
 from layerwise.probes.solvers import lda_fits, logistic_path, out_of_fold, ridge_path, training_sets
 
 ROWS, WIDTH, FOLDS, LABELLINGS = 1000, 384, 5, 20
-ALPHAS, CS = np.logspace(-1, 5, 13), np.logspace(-4, 2, 7)
+ALPHAS, CS = np.logspace(-1, 5, 13), np.logspace(-5, 1, 7)
 TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 POOLERS = ("mean", "last", "max", "quantile:0.5")
 
@@ -39,7 +39,11 @@ POOLERS = ("mean", "last", "max", "quantile:0.5")
 def made() -> tuple[np.ndarray, np.ndarray]:
     """Features with a spectrum like a residual stream's, and labels that a plane tells apart in part."""
     rng = np.random.default_rng(0)
-    mixed = rng.standard_normal((ROWS, WIDTH)) * np.arange(1, WIDTH + 1) ** -0.7 @ np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    mixed = (
+        rng.standard_normal((ROWS, WIDTH))
+        * np.arange(1, WIDTH + 1) ** -0.7
+        @ np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    )
     signal = StandardScaler().fit_transform(mixed) @ rng.standard_normal(WIDTH)
     return mixed, (signal / signal.std() + rng.standard_normal(ROWS) > 0).astype(np.int64)
 
@@ -66,7 +70,9 @@ class Task:
         rng = np.random.default_rng(0)
         self.controls = np.stack([y, *(rng.permutation(y) for _ in range(LABELLINGS))], axis=1) * 2.0 - 1
 
-    def _each_fold(self, fit_and_score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    def _each_fold(
+        self, fit_and_score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], shape: tuple[int, ...]
+    ) -> np.ndarray:
         """Out-of-fold scores (…, n); ``fit_and_score(training features, training rows, held-out features)`` → (…, held out)."""
         scores = np.empty((*shape, len(self.X)))
         for fold in range(FOLDS):
@@ -104,7 +110,9 @@ class Task:
             scores = []
             for C in CS:
                 scaler = StandardScaler().fit(seen)
-                model = LogisticRegression(C=C, tol=tolerance, max_iter=100_000).fit(scaler.transform(seen), self.y[rows])
+                model = LogisticRegression(C=C, tol=tolerance, max_iter=100_000).fit(
+                    scaler.transform(seen), self.y[rows]
+                )
                 scores.append(model.predict_proba(scaler.transform(held_out))[:, 1])
             return np.stack(scores)
 
@@ -114,11 +122,19 @@ class Task:
         return logistic_path(self.X, self.y, self.folds, CS, device=self.device)[0, :, 0, :, 1]
 
 
-def compare(name: str, ours: Callable[[], np.ndarray], theirs: Callable[[], np.ndarray], fits: int, number: int, unit: float = 0) -> None:
+def compare(
+    name: str,
+    ours: Callable[[], np.ndarray],
+    theirs: Callable[[], np.ndarray],
+    fits: int,
+    number: int,
+    unit: float = 0,
+    most: float = 1e-4,
+) -> None:
     """Check that answers are equal, time both in turns, and print one row of the table."""
     answers = ours(), theirs()
     apart = np.abs(answers[0] - answers[1]).max() / (unit or answers[1].std())
-    assert apart < 1e-4, f"{name}: answers differ by {apart:.1e}"
+    assert apart < most, f"{name}: answers differ by {apart:.1e}"
     timings = rounds({"ours": ours, "theirs": theirs}, number)
     wall = [b / a for a, b in zip(timings["ours"].wall, timings["theirs"].wall, strict=True)]
     processor = [b / a for a, b in zip(timings["ours"].processor, timings["theirs"].processor, strict=True)]
@@ -140,13 +156,17 @@ def beside_scikit_learn(X: np.ndarray, y: np.ndarray, number: int, device: str) 
     task = Task(X, y, device)
     one, all_targets = task.controls[:, :1], task.controls
     print(f"{X.shape[0]} × {X.shape[1]}, {FOLDS} folds, solvers on {device}\n")
-    print("| what | fits | scikit-learn, ms a fit | ours, ms a fit | times faster, median [range] | processor time | answers apart |")
+    print(
+        "| what | fits | scikit-learn, ms a fit | ours, ms a fit | times faster, median [range] | processor time | answers apart |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     path = len(ALPHAS) * FOLDS
     compare("ridge, 13 penalties", lambda: task.ridge_ours(one), lambda: task.ridge_theirs(one), path, number)
     few = max(number // 2, 1)
     name = f"ridge, 13 penalties, {LABELLINGS} control labellings"
-    compare(name, lambda: task.ridge_ours(all_targets), lambda: task.ridge_theirs(all_targets), path * (LABELLINGS + 1), few)
+    compare(
+        name, lambda: task.ridge_ours(all_targets), lambda: task.ridge_theirs(all_targets), path * (LABELLINGS + 1), few
+    )
     compare(
         f"{name}, scikit-learn given all at once", lambda: task.ridge_ours(all_targets),
         lambda: task.ridge_theirs(all_targets, at_once=True), path * (LABELLINGS + 1), number,
@@ -158,7 +178,10 @@ def beside_scikit_learn(X: np.ndarray, y: np.ndarray, number: int, device: str) 
     )  # fmt: skip
     tolerance = tolerance_for(task)
     name = f"logistic, 7 penalties (scikit-learn's tol={tolerance:g})"
-    compare(name, task.logistic_ours, lambda: task.logistic_theirs(tolerance), len(CS) * FOLDS, number, unit=1.0)
+    fits = len(CS) * FOLDS
+    compare(name, task.logistic_ours, lambda: task.logistic_theirs(tolerance), fits, number, unit=1.0)
+    name = "logistic, 7 penalties (scikit-learn's default tol=0.0001, not converged)"
+    compare(name, task.logistic_ours, lambda: task.logistic_theirs(1e-4), fits, number, unit=1.0, most=1.0)
 
 
 def search(name: str) -> None:
@@ -174,14 +197,18 @@ def search(name: str) -> None:
     activations = collect(model, dataset, sites, list(POOLERS), progress=False)
     extraction = time.perf_counter() - start[0], time.process_time() - start[1]
     features = [activations.matrix(*key) for key in activations.keys]
-    print(f"extraction of {len(sites)} sites × {len(POOLERS)} poolers: {extraction[0]:.1f} s ({extraction[1]:.1f} s of processor time)")
+    print(
+        f"extraction of {len(sites)} sites × {len(POOLERS)} poolers: {extraction[0]:.1f} s ({extraction[1]:.1f} s of processor time)"
+    )
     total = np.zeros(2)
     for probe in (RidgeClassifierProbe(100.0), LogisticProbe(), LDAProbe(), MassMeanProbe(), NearestCentroidProbe()):
         start = time.perf_counter(), time.process_time()
         fold_scores_many(probe, features, dataset.labels, folds)
         spent = np.array([time.perf_counter() - start[0], time.process_time() - start[1]])
         total += spent
-        print(f"{type(probe).__name__}: {spent[0]:.1f} s ({spent[1]:.1f} s), {1e3 * spent[1] / len(features) / FOLDS:.1f} ms a fit")
+        print(
+            f"{type(probe).__name__}: {spent[0]:.1f} s ({spent[1]:.1f} s), {1e3 * spent[1] / len(features) / FOLDS:.1f} ms a fit"
+        )
     print(
         f"extraction and fits: {1 + total[0] / extraction[0]:.2f} times the extraction (processor time: {1 + total[1] / extraction[1]:.2f})"
     )
