@@ -281,3 +281,15 @@ def test_a_penalty_too_small_for_dependent_features_says_so():
     X = np.repeat(make_features(TALL)[:, :1], 6, axis=1) * 1e4
     with pytest.raises(UserError, match="too small for these features"):
         ridge_fits(X, X[:, 0], np.ones((1, len(X)), dtype=bool), [1e-30], standardize=False)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_features_that_are_all_constant_say_nothing_and_break_nothing(name):
+    """The embedding of a last token that is always the full stop."""
+    rng = np.random.default_rng(0)
+    X, y = np.tile(rng.standard_normal(30), (40, 1)), make_labels(40, 2)[:, 0]
+    coef, intercept = SOLVERS[name](X, y, training_sets(make_folds(40))).numpy()
+    assert np.isfinite(coef).all()
+    scores = coef @ X[0] + intercept
+    assert np.abs(scores - scores.mean()).max() < 1.5  # what the class shares of a training set say
+    np.testing.assert_allclose(coef @ rng.standard_normal(30) + intercept, scores, atol=1e-6)

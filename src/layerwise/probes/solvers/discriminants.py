@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UserError
-from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, gram, product
+from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, eigh, gram, product
 from layerwise.probes.solvers.linear_fits import EPSILON, LinearFits, check_training, features, moments, rows_of
 from layerwise.probes.solvers.logistic import check_classes
 
@@ -40,7 +40,7 @@ def lda_fits(X: Any, Y: Any, training: Any, shrinkage: Shrinkage = "auto", devic
     planes = []
     for group in _groups(X, Y, training, device):
         covariance = group.covariance(shrinkage)
-        coef = _solve(covariance, group.means.mT, shrinkage is None).mT
+        coef = _solve(covariance, group.means.mT, "refused" if shrinkage is None else "inverted in part").mT
         intercept = -0.5 * (coef * group.means).sum(2) + group.shares.log()
         planes.append(_one_plane_of_two(coef, intercept))
     return _gather(planes, training)
@@ -59,13 +59,15 @@ def mass_mean_fits(X: Any, Y: Any, training: Any, covariance: bool = False, devi
     """
     planes = []
     for group in _groups(X, Y, training, device):
-        inverse = Cholesky.of(group.covariance("auto")) if covariance else None
+        within = group.covariance("auto") if covariance else None
         coef, intercept = [], []
         for one in range(len(group.counts)) if len(group.counts) > 2 else (1,):
             mean, rest = group.means[:, one], group.mean_but(one)
             difference = mean - rest
-            direction = difference if inverse is None else inverse.solve(difference[..., None])[..., 0]
-            if inverse is None:
+            direction = (
+                difference if within is None else _solve(within, difference[..., None], "inverted in part")[..., 0]
+            )
+            if within is None:
                 variance = group.variance_along(direction, one)
                 length = (direction * difference).sum(1, keepdim=True) / variance[:, None].clamp_min(EPSILON)
                 direction = direction * length
@@ -235,20 +237,25 @@ def _ledoit_and_wolf(scatter: Tensor, rows: Tensor, mean: Tensor, scratch: Tenso
     return shrinkage, level[:, None] * torch.where(varies, variance, 1.0)
 
 
-def _solve(covariance: Tensor, right: Tensor, may_be_singular: bool) -> Tensor:
-    """``covariance⁻¹ right``; refuses a covariance that is singular to double precision."""
+def _solve(covariance: Tensor, right: Tensor, singular: Literal["refused", "inverted in part"]) -> Tensor:
+    """``covariance⁻¹ right``; of a covariance that is singular to double precision the least solution, or UserError."""
     largest = covariance.diagonal(dim1=1, dim2=2).amax(1)
     try:
-        factor = Cholesky.of(covariance)
+        factor = Cholesky.of(covariance.clone())
         smallest = factor.factors.diagonal(dim1=1, dim2=2).square().amin(1)
-        if may_be_singular and bool((smallest <= 1e-10 * largest).any()):
+        if singular == "refused" and bool((smallest <= 1e-10 * largest).any()):
             raise NotPositiveDefinite
+        return factor.solve(right.contiguous())
     except NotPositiveDefinite:
-        raise UserError(
-            "the covariance within classes is singular: there are too few rows for this many features, or some depend on others.\n"
-            "Use shrinkage='auto'."
-        ) from None
-    return factor.solve(right.contiguous())
+        if singular == "refused":
+            raise UserError(
+                "the covariance within classes is singular: too few rows for this many features, or some depend on others.\n"
+                "Use shrinkage='auto'."
+            ) from None
+    values, vectors = eigh(covariance)
+    kept = values > values.amax(1, keepdim=True) * values.shape[1] * EPSILON
+    inverse = torch.where(kept, 1 / values, 0.0)
+    return product(vectors, inverse[..., None] * product(vectors.mT, right.contiguous()))
 
 
 def _one_plane_of_two(coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
