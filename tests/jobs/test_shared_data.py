@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -17,17 +18,17 @@ pytestmark = pytest.mark.slow
 def test_probe_takes_a_set_as_it_is_found(
     run_job: Callable[..., Any], client: Any, tmp_path: Path, shared: Path, path: str, classes: set[str]
 ) -> None:
-    import pandas as pd
-
     data = str(shared / "data" / path)
     run = run_job(
         "probe", "--dataset", data, "--dataset.limit", "200", "--poolers", "mean", "--controls.random_twin", "false"
     )
     assert run.info.status == "FINISHED"
-    assert run.data.tags["dataset"] == data
-    assert 0 < run.data.metrics["test/accuracy"] <= 1
+    assert run.data.tags["layerwise.dataset"] == data
+    metrics = run.data.metrics
+    assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
     judged = pd.read_parquet(
         client.download_artifacts(run.info.run_id, "tables/test_predictions.parquet", str(tmp_path))
     )
     assert len(judged) == 50
-    print(judged.columns.tolist(), judged.head(3), run.data.metrics, run.data.tags)
+    assert set(judged["label"]) <= classes, judged.columns
+    assert metrics["test/accuracy"] == pytest.approx((judged["label"] == judged["predicted"]).mean())
