@@ -15,6 +15,10 @@ from layerwise.data.config import DatasetConfig
 from layerwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerwise.data.dataset import TextDataset
+    from layerwise.probes.online import OnlineProbes
     from layerwise.tracking.run import Tracker
 
 
@@ -72,11 +76,14 @@ class OnlineConfig:
 
 def run(config: OnlineConfig, tracker: Tracker) -> None:
     """Train, score, record. Raises UserError for what the person can mend."""
+    import pandas as pd
+
     from layerwise.data.load import load_dataset
     from layerwise.data.splits import train_test
     from layerwise.models.loading import load_model
     from layerwise.probes.layer_curve import place
     from layerwise.probes.online import OnlineProbeConfig, OnlineProbes
+    from layerwise.reports.probe import common_levels, layer_curve
 
     dataset = load_dataset(config.dataset)
     model = load_model(config.model)
@@ -100,8 +107,10 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
     probes.fit(train, config.epochs, config.batch_size, config.seed, config.max_length)
     table = probes.metrics(test, batch_size=config.batch_size).reset_index()
     table[["name", "layer"]] = [place(site) for site in table["site"]]
+    table[["low", "high"]] = _accuracy_bounds(table, config)
 
-    tracker.name(f"online: {config.model.name} on {dataset.name}")
+    title = f"{config.model.name} on {dataset.name}"
+    tracker.name(f"online: {title}")
     best = table.iloc[int(table["loss"].argmin())]
     tracker.tags(
         {
@@ -109,24 +118,34 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
             "sites": ",".join(config.sites),
             "pooler": config.pooler.label,
             "site": best["site"],
+            "classifier": "online logistic",
+            "metric": "accuracy",
         }
     )
+    baselines = _baselines(probes, best["site"], train, test, config)
     for name, rows in table.dropna(subset=["layer"]).groupby("name"):
         if len(rows) > 1:
             where = "" if table["name"].nunique() == 1 else f"_{name}"
             for metric, which in (("accuracy", "max"), ("loss", "min")):
                 tracker.curve(
-                    f"test_curve/{metric}{where}",
+                    f"curve/{metric}{where}",
                     dict(zip(rows["layer"].astype(int), rows[metric], strict=True)),
                     which,
                 )
+    if table["layer"].notna().sum() > 1:
+        levels = common_levels({name.replace("_", " "): value for name, value in baselines.items()})
+        pooled = table.assign(pooler=config.pooler.label, score=table["accuracy"])
+        chart = layer_curve(pooled, "accuracy", levels, title, judged="held-out")
+        tracker.figure(chart.plotly(), "layer_curve")
+        tracker.figure(chart.picture(), "layer_curve")
     scores = {name: float(best[name]) for name in ("loss", "accuracy", "precision", "recall", "f1", "matthews")}
     tracker.metrics({f"test/{name}": value for name, value in scores.items()} | {"train/steps": float(best["steps"])})
+    if config.pooler.kind != "none":
+        tracker.metrics({f"test/accuracy_{bound}": float(best[bound]) for bound in ("low", "high")})
+    tracker.metrics({f"baseline/{name}": value for name, value in baselines.items()})
     tracker.table(table, "sites")
     losses = [(site, step, loss) for site, probe in probes.probes.items() for step, loss in probe.losses]
     if losses:
-        import pandas as pd
-
         tracker.table(pd.DataFrame(losses, columns=["site", "step", "held_out_loss"]), "losses")
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "probe"
@@ -142,12 +161,41 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
         f"  {row.site:<16} accuracy {row.accuracy:.3f}  loss {row.loss:.3f}  after {row.steps} steps"
         for row in table.itertuples()
     ]
+    sure = "" if pd.isna(best["low"]) else f", accuracy {best['accuracy']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
     tracker.summary(
         "\n".join(
             [
-                f"{config.model.name} on {dataset.name}, {len(test):,} texts held out",
+                f"{title}, {len(test):,} texts held out",
                 *lines,
-                f"lowest loss: {best['site']}",
+                f"lowest loss: {best['site']}{sure}",
+                "baselines: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in baselines.items()),
             ]
         )
     )
+
+
+def _accuracy_bounds(table: pd.DataFrame, config: OnlineConfig) -> list[tuple[float, float]]:
+    """Each site's 95 % interval of its accuracy; NaN for tokens, which depend on each other within a text."""
+    from layerwise.measures.statistics import wilson_interval
+
+    if config.pooler.kind == "none":
+        return [(float("nan"), float("nan"))] * len(table)
+    found = [wilson_interval(share * n, n) for share, n in zip(table["accuracy"], table["rows"], strict=True)]
+    return [(interval.low, interval.high) for interval in found]
+
+
+def _baselines(
+    probes: OnlineProbes, site: str, train: TextDataset, test: TextDataset, config: OnlineConfig
+) -> dict[str, float]:
+    """What the probe's own rows score without the model; word counts only where a row is a whole text."""
+    from layerwise.probes.baselines import as_documents, held_out_accuracy
+
+    labels = [probes.labels(site, part) for part in (train, test)]
+    if config.pooler.kind == "none":
+        return held_out_accuracy(*labels)
+    documents = [
+        as_documents(part.texts, part.pairs)[probes[site].real(part.labels)]
+        for part in (train, test)
+        if part.labels is not None
+    ]
+    return held_out_accuracy(*labels, *documents)

@@ -31,6 +31,21 @@ def bag_of_words(task: str = "classification") -> Any:
     return make_pipeline(counts, Ridge() if task == "regression" else LogisticRegression(max_iter=2000))
 
 
+def held_out_accuracy(
+    y: np.ndarray, y_test: np.ndarray, documents: np.ndarray | None = None, test_documents: np.ndarray | None = None
+) -> dict[str, float]:
+    """Accuracy on test rows of what the training rows teach without a model: majority, and with documents bag_of_words.
+
+    Args:
+        y, y_test: (n,) and (m,) class ids.
+        documents, test_documents: (n,) and (m,) texts of the rows; without them only the majority class is scored.
+    """
+    found = {"majority": float(majority().fit(np.zeros((len(y), 1)), y).score(np.zeros((len(y_test), 1)), y_test))}
+    if documents is not None and test_documents is not None:
+        found["bag_of_words"] = float(bag_of_words().fit(documents, y).score(test_documents, y_test))
+    return found
+
+
 def as_documents(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
     """``(n,)`` array of texts, a pair as both its texts in a row.
 

@@ -138,6 +138,12 @@ class OnlineProbes:
         table = {name: self._scores(name, parts, dataset) for name, parts in found.items()}
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("site")
 
+    def labels(self, name: str, dataset: TextDataset) -> Ints:
+        """(rows,) class ids of what one probe is taught or judged on in a dataset; its null label is left out."""
+        probe = self[name]
+        y = RowStream(self.model, dataset, {name: probe.config}, self.max_length).labels(name)
+        return y[probe.real(y)]
+
     def _scores(
         self, name: str, parts: list[tuple[Ints, NDArray[np.float64]]], dataset: TextDataset
     ) -> dict[str, float | int | bool]:

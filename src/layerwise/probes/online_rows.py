@@ -78,6 +78,12 @@ class RowStream:
                 parts[name].append((block.values[site, pooler].numpy(), self._labels(texts, block.rows), texts))
         return {name: _joined(found) for name, found in parts.items()}
 
+    def labels(self, name: str) -> Ints:
+        """(rows,) class ids of all that a probe sees, in the order of the texts; −1 where a token has no label."""
+        rows = np.arange(len(self.dataset))
+        by_token = isinstance(self.places[name][1], NoPool)
+        return self._labels(np.repeat(rows, self.tokens.lengths) if by_token else rows, rows)
+
     def _labels(self, texts: Ints, rows: Ints) -> Ints:
         if self.by_token is not None:
             return np.concatenate([self.by_token[row] for row in rows])

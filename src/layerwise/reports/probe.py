@@ -50,23 +50,27 @@ def common_levels(levels: dict[str, float], apart: float = 0.01) -> dict[str, fl
     return merged
 
 
-def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], title: str) -> LineChart:
-    """Cross-validated score by layer, a line for each kind of site and pooler, its controls in grey.
+def layer_curve(
+    table: pd.DataFrame, metric: str, levels: dict[str, float], title: str, judged: str = "cross-validated"
+) -> LineChart:
+    """Score by layer, a line for each kind of site and pooler, its controls in grey; ``judged`` says how it was scored.
 
-    ``table`` has the columns name, layer, pooler, score, low, high and any of ``CONTROLS``; rows without a layer are left out.
+    ``table`` has the columns name, layer, pooler, score, low and high (NaN where there is no interval) and any of ``CONTROLS``;
+    rows without a layer are left out.
     """
     known = table.dropna(subset=["layer"]).sort_values("layer")
     several = known.groupby(["name", "pooler"]).ngroups > 1
     series: list[Series] = []
     for (name, pooler), rows in known.groupby(["name", "pooler"], sort=False):
         layers = rows["layer"].astype(int).tolist()
+        bounded = bool(rows[["low", "high"]].notna().all(axis=None))
         series.append(
             Series(
                 f"{name}, {pooler}",
                 layers,
                 rows["score"].tolist(),
-                rows["low"].tolist(),
-                rows["high"].tolist(),
+                rows["low"].tolist() if bounded else None,
+                rows["high"].tolist() if bounded else None,
                 text=rows["site"].tolist(),
             )
         )
@@ -74,7 +78,7 @@ def layer_curve(table: pd.DataFrame, metric: str, levels: dict[str, float], titl
             for column, label in CONTROLS.items():
                 if column in rows and rows[column].notna().any():
                     series.append(Series(label, layers, rows[column].tolist(), muted=True))
-    return LineChart(title, "layer", f"cross-validated {metric}", series, levels)
+    return LineChart(title, "layer", f"{judged} {metric}", series, levels)
 
 
 def layer_pooler_map(table: pd.DataFrame, metric: str, title: str) -> HeatMap | None:
