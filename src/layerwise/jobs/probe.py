@@ -81,6 +81,12 @@ class ProbeConfig:
     activations: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.transfer and self.probe.kind in ("attention", "ccs"):
+            raise UserError(
+                f"probe {self.probe.kind} has no vector per text to compare across datasets: leave out transfer, or take another probe."
+            )
+
 
 def run(config: ProbeConfig, tracker: Tracker) -> None:
     """Probe, judge, record. Raises UserError for what the person can mend."""
@@ -91,11 +97,13 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
     from layerwise.reports.probe_text import summary
 
     dataset = load_dataset(config.dataset)
+    others = _transfer_datasets(config, dataset)
     model, twin = None, None
     stored: list[str] = []
     if config.activations is None:
         model = load_model(config.model)
-        tracker.begin(model=model.fingerprint, data=dataset.digest(), **_transfer_digests(config))
+        digests = {f"transfer_{index}": other.digest() for index, other in enumerate(others)}
+        tracker.begin(model=model.fingerprint, data=dataset.digest(), **digests)
         tracker.language_model(model)
         problem = _pose(config, model, dataset, stored)
         if config.controls.random_twin:
@@ -113,8 +121,8 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
     title = f"{config.model.name if model else config.activations} on {dataset.name}"
     tracker.name(f"probe: {title}")
     _record(found, config, title, tracker)
-    if config.transfer:
-        _record_transfer(config, model, dataset, found, stored, tracker)
+    if model is not None and others:
+        _record_transfer(config, model, dataset, others, found, stored, tracker)
     if model is not None:
         _record_probe(found, config, model, dataset.select(test), tracker)
     tracker.tags({"activations": ",".join(stored)})
@@ -166,10 +174,28 @@ def _pose_on_own(config: ProbeConfig, dataset: TextDataset) -> Problem:
     return pose(dataset, Activations.from_file(config.activations), config.layers)
 
 
-def _transfer_digests(config: ProbeConfig) -> dict[str, str]:
+def _transfer_datasets(config: ProbeConfig, dataset: TextDataset) -> list[TextDataset]:
+    """The datasets to transfer to. UserError, before any model runs, for one of other classes or of a name that is taken."""
     from layerwise.data.load import load_dataset
 
-    return {f"transfer_{index}": load_dataset(other).digest() for index, other in enumerate(config.transfer)}
+    others: list[TextDataset] = []
+    for other in map(load_dataset, config.transfer):
+        if (other.task, other.label_names) != (dataset.task, dataset.label_names):
+            raise UserError(
+                f"transfer needs the classes of {dataset.name!r} ({_classes(dataset)}), {other.name!r} has {_classes(other)}.\n"
+                "Name classes alike with the labels settings of each dataset, or leave it out."
+            )
+        if other.name in {dataset.name, *(one.name for one in others)}:
+            raise UserError(
+                f"transfer: two datasets are called {other.name!r}, results could not be told apart.\n"
+                "Leave one out, or save it as a file of another name (the job prepare writes one)."
+            )
+        others.append(other)
+    return others
+
+
+def _classes(dataset: TextDataset) -> str:
+    return f"{dataset.task} {', '.join(dataset.label_names)}".strip()
 
 
 def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) -> None:
@@ -218,34 +244,39 @@ def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) 
 
 def _record_transfer(
     config: ProbeConfig,
-    model: LanguageModel | None,
+    model: LanguageModel,
     dataset: TextDataset,
+    others: Sequence[TextDataset],
     found: Findings,
     stored: list[str],
     tracker: Tracker,
 ) -> None:
-    """Train on each dataset, test on every other, by layer, under the best site's pooler."""
-    from layerwise.data.load import load_dataset
+    """Train on each dataset, test on every other, by layer, under the best site's pooler; the maps are of that site."""
+    import pandas as pd
+
     from layerwise.data.splits import folds
     from layerwise.probes.build import build
+    from layerwise.probes.problem import LayerRowsProbe
     from layerwise.probes.transfer import transfer_matrix
     from layerwise.reports.probe import transfer_maps
 
-    assert model is not None
-    pooler, layer = found.best[1], found.best_row["layer"]
+    site, pooler = found.best
+    layer = found.best_row["layer"]
+    estimator = build(config.probe, found.problem.task, config.seed)
     problems = {dataset.name: found.problem}
-    for other in map(load_dataset, config.transfer):
+    for other in others:
         tracker.dataset(other, "transfer")
         problems[other.name] = _pose(config, model, other, stored)
     table = transfer_matrix(
-        {name: ({site: one.features[site, label] for site, label in one.features if label == pooler}, one.y) for name, one in problems.items()},
-        build(config.probe, found.problem.task, config.seed),
+        {name: ({place: one.features[place, label] for place, label in one.features if label == pooler}, one.y) for name, one in problems.items()},
+        LayerRowsProbe(estimator) if found.problem.layer_rows else estimator,
         {name: folds(one.y, one.groups, config.evaluation.folds, 1, config.seed, one.task) for name, one in problems.items()},
         found.problem.task, max(2, found.problem.n_classes), found.metric,
         {name: one.groups for name, one in problems.items() if one.groups is not None}, config.seed,
     )  # fmt: skip
     tracker.table(table, "transfer")
-    for name, chart in transfer_maps(table, found.metric, int(layer)).items():
+    shown = table[table["site"] == site]
+    for name, chart in transfer_maps(shown, found.metric, None if pd.isna(layer) else int(layer)).items():
         tracker.figure(chart.plotly(), name)
         tracker.figure(chart.picture(), name)
 
