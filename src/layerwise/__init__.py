@@ -12,11 +12,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_probe"]
 
 
-def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
+def load_probe(uri: str, model: LanguageModel | None = None, trust_remote_code: bool = False) -> AttachedProbe:
     """A probe from the tracking server, ready to use: ``load_probe("runs:/RUN_ID").predict(["The city of Paris is in France."])``.
 
     ``uri``: ``runs:/RUN_ID``, ``runs:/RUN_ID/NAME``, ``models:/…``, or a folder. ``model``: its language model, where already loaded.
+    ``trust_remote_code``: allow code that came with the probe or its language model to run. Read that code first.
     """
     from layerwise.tracking.servable import load_probe as load
 
-    return load(uri, model)
+    return load(uri, model, trust_remote_code)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
 import layerwise
+from layerwise.__main__ import main
+from layerwise.errors import UserError
 
 QUICK = ("--controls.shuffles", "2", "--controls.control_tasks", "2", "--probe", "ridge")
 SMALL = ("--dataset.name", "grammar", "--dataset.config", "tense", "--dataset.limit", "120")
@@ -72,8 +75,6 @@ def test_the_same_config_gives_the_same_numbers(run_job: Callable[..., Any]) -> 
 
 
 def test_the_logged_probe_predicts_as_it_was_judged(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
-    import mlflow
-
     run = run_job("probe", *SMALL, *QUICK)
     judged = table(client, run, "test_predictions", tmp_path)
     probe = layerwise.load_probe(f"runs:/{run.info.run_id}")
@@ -163,3 +164,44 @@ def test_transfer(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> N
     assert {"transfer_score.html", "transfer_cosine.png"} <= artifacts(client, run, "figures")
     same = found[found["train"] == found["test"]]
     np.testing.assert_allclose(same["cosine"], 1.0)
+
+
+@pytest.mark.parametrize("where", [("--sites", "embed"), ("--layers", "concat"), ("--layers", "rows")])
+def test_transfer_where_there_is_no_one_layer(
+    where: tuple[str, str], run_job: Callable[..., Any], client: Any, tmp_path: Path
+) -> None:
+    run = run_job(
+        "probe", "--dataset", "cities", "--dataset.limit", "100", "--transfer", "cities_negated", "--probe", "mass_mean",
+        "--controls.shuffles", "0", "--controls.control_tasks", "0", *where,
+    )  # fmt: skip
+    assert len(table(client, run, "transfer", tmp_path)) == 4
+    assert "transfer_score.html" in artifacts(client, run, "figures")
+
+
+OWN_PROBE = """
+from sklearn.linear_model import LogisticRegression
+
+class Probe(LogisticRegression):
+    pass
+"""
+
+
+def test_a_probe_of_ones_own_runs_again_only_with_consent(
+    run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_probe.py").write_text(OWN_PROBE)
+    quick = ("--controls.shuffles", "0", "--controls.control_tasks", "0", "--sites", "resid_post.1")
+    run = run_job("probe", *SMALL, *quick, "--probe", "custom:my_probe.py:Probe")
+    assert run.data.params["probe.path"] == "my_probe.py:Probe"
+    uri, texts = f"runs:/{run.info.run_id}", ["the dog runs ."]
+    with pytest.raises(UserError, match="trust_remote_code=True"):
+        layerwise.load_probe(uri)
+    expected = layerwise.load_probe(uri, trust_remote_code=True).predict(texts)
+    assert main(["apply", "--probe", uri, "--texts", texts[0]]) == 2
+    assert "--trust_probe_code" in capsys.readouterr().err
+    applied = run_job("apply", "--probe", uri, "--texts", texts[0], "--trust_probe_code", model=False)
+    assert main(["apply", "--from_run", applied.info.run_id, "--force"]) == 2
+    assert f"the code of the probe {uri}" in capsys.readouterr().err
+    monkeypatch.setenv("LAYERWISE_TRUST_REMOTE_CODE", "1")  # as a server has it
+    served = mlflow.pyfunc.load_model(f"{uri}/probe").predict(pd.DataFrame({"text": texts}))
+    pd.testing.assert_frame_equal(served, expected[["label", "score"]])

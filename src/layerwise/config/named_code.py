@@ -27,6 +27,8 @@ def _found(value: Any, name: str) -> Iterator[str]:
         for key, item in value.items():
             if key == "trust_remote_code" and item is True:
                 yield f"the code of the model {value.get('name')}"
+            elif key == "trust_probe_code" and item is True:
+                yield f"the code of the probe {value.get('probe')}"
             else:
                 yield from _found(item, key)
     elif isinstance(value, list):

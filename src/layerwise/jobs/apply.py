@@ -35,6 +35,7 @@ class ApplyConfig:
     label: the class whose score is shown; of two classes the second by default.
     extremes: how many texts and tokens to list at either end of the scores.
     seed: of the sampling.
+    trust_probe_code: allow code of the probe, or that came with its model, to run. Read that code first.
     """
 
     probe: str = "latest"
@@ -46,6 +47,7 @@ class ApplyConfig:
     label: str | None = None
     extremes: int = 10
     seed: int = 0
+    trust_probe_code: bool = False
 
     def __post_init__(self) -> None:
         if self.texts and self.dataset is not None:
@@ -62,7 +64,7 @@ def run(config: ApplyConfig, tracker: Tracker) -> None:
     from layerwise.tracking.servable import load_probe
 
     uri = latest_probe(tracker.server) if config.probe == "latest" else config.probe
-    attached = load_probe(uri)
+    attached = load_probe(uri, trust_remote_code=config.trust_probe_code)
     dataset = _texts(config)
     tracker.begin(probe=uri, data=dataset.digest() if dataset is not None else "")
     tracker.name(f"apply: {', '.join(attached.probe.sites)} of {attached.model.name}")

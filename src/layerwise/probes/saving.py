@@ -110,7 +110,8 @@ def load_probe_estimator(folder: Path, allow_code: bool = False) -> Any:
     if ("code" in described) and not allow_code:
         raise UserError(
             f"the probe in {folder} is code of its maker's ({described['code']}), which loading it would run.\n"
-            "Read that code, then allow it: allow_code=True."
+            "Read that code, then allow it: load_probe(…, trust_remote_code=True), --trust_probe_code of apply,\n"
+            "or LAYERWISE_TRUST_REMOTE_CODE=1 in the environment of a server (here: allow_code=True)."
         )
     try:
         if name in LINEAR:

@@ -102,10 +102,13 @@ class CCS(ProbeSettings):
 class Custom(ProbeSettings):
     """A probe of one's own: a scikit-learn estimator class, or a torch module class with ``forward(x) -> scores``.
 
+    ``custom:my_probe.py:Class`` says kind and path in one.
+
     path: dotted (``package.module.Class``) or a file and the class in it (``my_probe.py:Class``).
     params: keyword arguments of its constructor; of a torch module also those of its training, as ``MLP`` has them.
     """
 
+    shorthand: ClassVar[str] = "path"
     kind: Literal["custom"] = field(default="custom", kw_only=True)
     path: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)

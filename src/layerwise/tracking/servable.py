@@ -59,7 +59,7 @@ def log_probe(
     from layerwise.probes.fitted import FittedProbe
 
     if language_model is not None:
-        FittedProbe.load(bundle, language_model)
+        FittedProbe.load(bundle, language_model, allow_code=True)  # this process just fitted it
     client, run_id = tracker.client, tracker.run_id
     described = json.loads((bundle / "probe.json").read_text(encoding="utf-8"))
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -122,7 +122,7 @@ def _register(client: mlflow.MlflowClient, name: str, logged: Any) -> None:
     client.create_model_version(name, logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id)
 
 
-def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
+def load_probe(uri: str, model: LanguageModel | None = None, trust_remote_code: bool = False) -> AttachedProbe:
     """A probe from the tracking server with its language model: ``runs:/RUN_ID``, ``runs:/RUN_ID/probe``, ``models:/…`` or a folder.
 
     >>> probe = load_probe("runs:/8590e2004bf14ff3967f0a072adc0c03")
@@ -130,8 +130,11 @@ def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
        label     score
     0   true  0.993218
 
-    ``model``: an already loaded language model, checked by its fingerprint. Raises UserError where there is no such run or
-    probe, or the language model found is not the one the probe was fitted on.
+    ``model``: an already loaded language model, checked by its fingerprint. ``trust_remote_code``: allow the code of a custom probe
+    and of a language model that came with some to run; the environment variable LAYERWISE_TRUST_REMOTE_CODE=1 allows it too.
+
+    Raises UserError where there is no such run or probe, the language model found is not the one the probe was fitted on, or
+    code would run that is not allowed.
     """
     name = uri.removeprefix("runs:/").strip("/")
     if uri.startswith("runs:/") and "/" not in name:
@@ -144,10 +147,10 @@ def load_probe(uri: str, model: LanguageModel | None = None) -> AttachedProbe:
             raise UserError(f"run {name} logged no probe.")
         uri = f"models:/{model_id}"
     if not uri.startswith(TRACKED):
-        return _attach(Path(uri).expanduser(), model)
+        return _attach(Path(uri).expanduser(), model, trust_remote_code)
     folder = local_folder(uri)
     try:
-        return _attach(folder / Model.load(str(folder)).flavors["python_function"]["data"], model)
+        return _attach(folder / Model.load(str(folder)).flavors["python_function"]["data"], model, trust_remote_code)
     except (mlflow.exceptions.MlflowException, KeyError):
         raise UserError(f"{uri} is there, but it is no probe.") from None
 
@@ -187,14 +190,14 @@ def _load_pyfunc(path: str) -> ServedProbe:
     return ServedProbe(_attach(Path(path), None))
 
 
-def _attach(folder: Path, model: LanguageModel | None) -> AttachedProbe:
+def _attach(folder: Path, model: LanguageModel | None, trusted: bool = False) -> AttachedProbe:
     from layerwise.probes.fitted import FittedProbe
 
-    probe = FittedProbe.load(folder / _BUNDLE if (folder / _BUNDLE).is_dir() else folder)
+    trusted = trusted or os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true")
+    probe = FittedProbe.load(folder / _BUNDLE if (folder / _BUNDLE).is_dir() else folder, allow_code=trusted)
     if model is None:
         # A copy is trained weights in a folder, whatever the original's name, revision or random start was.
         copy = {"name": str(folder / _MODEL), "tokenizer": None, "revision": None, "random_init": False}
-        trusted = os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true")
         model = probe.load_model(trust_remote_code=trusted, **(copy if (folder / _MODEL).is_dir() else {}))
     else:
         probe.check_model(model)
