@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -79,16 +80,18 @@ def log_probe(
                 with quiet_transformers():
                     language_model.module.save_pretrained(data / _MODEL)
                     language_model.tokenizer.save_pretrained(data / _MODEL)
-            mlflow.pyfunc.save_model(
-                str(saved),
-                loader_module=__name__,
-                data_path=str(data),
-                signature=_signature(described),
-                input_example=pd.DataFrame({"text": ["The city of Paris is in France."]}),
-                pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
-                mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
-                metadata={"layerwise_version": version("layerwise")},
-            )
+            with warnings.catch_warnings():
+                # An example would be tried out at once, which loads the language model a second time.
+                warnings.filterwarnings("ignore", message=".*input example was not provided")
+                mlflow.pyfunc.save_model(
+                    str(saved),
+                    loader_module=__name__,
+                    data_path=str(data),
+                    signature=_signature(described),
+                    pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
+                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
+                    metadata={"layerwise_version": version("layerwise")},
+                )
             client.log_model_artifacts(logged.model_id, str(saved))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
