@@ -14,7 +14,7 @@ from layerwise.probes.linear import LinearProbe, solver_device
 from layerwise.probes.outputs import outputs
 
 Floats = NDArray[np.float64]
-STACKED_ELEMENTS = {"cpu": 2**24, "cuda": 2**29}  # features stacked for one call of the solvers: bounds memory
+STACKED_ELEMENTS = {"cpu": 2**22, "cuda": 2**29}  # features stacked for one call of the solvers: bounds memory
 
 
 def fold_scores(estimator: Any, X: Any, Y: Any, folds: Any) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,12 +13,22 @@ from torch import Tensor
 
 from layerwise.errors import UserError
 from layerwise.probes.solvers.dense import Cholesky, NotPositiveDefinite, eigh, gram, product
-from layerwise.probes.solvers.linear_fits import EPSILON, LinearFits, check_training, features, moments, rows_of
+from layerwise.probes.solvers.linear_fits import (
+    EPSILON,
+    LinearFits,
+    Masks,
+    check_training,
+    features,
+    moments,
+    rows_of,
+    site_by_site,
+)
 from layerwise.probes.solvers.logistic import check_classes
 
 ALL = -1  # in place of a class
 KEPT_ELEMENTS = 2**26  # of the classes' scatter matrices over all rows; above, each training set computes its own
 Shrinkage = float | Literal["auto"] | None
+Singular = Literal["refused", "inverted in part"]
 
 
 def lda_fits(X: Any, Y: Any, training: Any, shrinkage: Shrinkage = "auto", device: str = "cpu") -> LinearFits:
@@ -37,13 +47,13 @@ def lda_fits(X: Any, Y: Any, training: Any, shrinkage: Shrinkage = "auto", devic
     Raises:
         UserError: for a training set that lacks a class, or a covariance that is singular without shrinkage.
     """
-    planes = []
-    for group in _groups(X, Y, training, device):
-        covariance = group.covariance(shrinkage)
-        coef = _solve(covariance, group.means.mT, "refused" if shrinkage is None else "inverted in part").mT
-        intercept = -0.5 * (coef * group.means).sum(2) + group.shares.log()
-        planes.append(_one_plane_of_two(coef, intercept))
-    return _gather(planes, training)
+
+    def planes(group: _Group) -> tuple[Tensor, Tensor]:
+        singular: Singular = "refused" if shrinkage is None else "inverted in part"
+        coef = _solve(group.covariance(shrinkage), group.means.mT, singular).mT
+        return _one_plane_of_two(coef, -0.5 * (coef * group.means).sum(2) + group.shares.log())
+
+    return _fits(X, Y, training, device, planes)
 
 
 def mass_mean_fits(X: Any, Y: Any, training: Any, covariance: bool = False, device: str = "cpu") -> LinearFits:
@@ -57,24 +67,23 @@ def mass_mean_fits(X: Any, Y: Any, training: Any, covariance: bool = False, devi
 
     Returns, raises: as ``lda_fits``.
     """
-    planes = []
-    for group in _groups(X, Y, training, device):
+
+    def planes(group: _Group) -> tuple[Tensor, Tensor]:
         within = group.covariance("auto") if covariance else None
         coef, intercept = [], []
         for one in range(len(group.counts)) if len(group.counts) > 2 else (1,):
             mean, rest = group.means[:, one], group.mean_but(one)
             difference = mean - rest
-            direction = (
-                difference if within is None else _solve(within, difference[..., None], "inverted in part")[..., 0]
-            )
-            if within is None:
-                variance = group.variance_along(direction, one)
-                length = (direction * difference).sum(1, keepdim=True) / variance[:, None].clamp_min(EPSILON)
-                direction = direction * length
+            if within is not None:
+                direction = _solve(within, difference[..., None], "inverted in part")[..., 0]
+            else:
+                variance = group.variance_along(difference, one)
+                direction = difference * (difference.square().sum(1) / variance.clamp_min(EPSILON))[:, None]
             coef.append(direction)
             intercept.append(-(direction * (mean + rest)).sum(1) / 2)
-        planes.append((torch.stack(coef, dim=1), torch.stack(intercept, dim=1)))
-    return _gather(planes, training)
+        return torch.stack(coef, dim=1), torch.stack(intercept, dim=1)
+
+    return _fits(X, Y, training, device, planes)
 
 
 def nearest_centroid_fits(X: Any, Y: Any, training: Any, standardize: bool = True, device: str = "cpu") -> LinearFits:
@@ -84,26 +93,29 @@ def nearest_centroid_fits(X: Any, Y: Any, training: Any, standardize: bool = Tru
 
     Returns, raises: as ``lda_fits``.
     """
-    planes = []
-    masks = np.atleast_2d(np.asarray(training))
     values = features(X, device)
-    _, scales = moments(values, check_training(masks, values.shape[1]), standardize)
-    for group in _groups(values, Y, masks, device):
-        coef = group.means / scales[:, group.which, None] ** 2
-        planes.append(_one_plane_of_two(coef, -0.5 * (coef * group.means).sum(2)))
-    return _gather(planes, training)
+    masks = check_training(training, values.shape[1])
+    labels, classes = check_classes(Y, masks)
+    member = (labels.T[:, None] == np.arange(classes)[:, None]) & masks[:, None, None]  # (sets, vectors, classes, n)
+    weights = torch.as_tensor(member / member.sum(3, keepdims=True), device=values.device)
+
+    def fit(some: Tensor) -> LinearFits:
+        _, scale = moments(some, masks, standardize)
+        means = product(weights.flatten(0, 2), some).unflatten(1, weights.shape[:3])
+        coef = means / scale[:, :, None, None] ** 2
+        return LinearFits(*_one_plane_of_two(coef, -0.5 * (coef * means).sum(-1)))
+
+    return site_by_site(values, fit)
 
 
 @dataclass(frozen=True)
 class _Group:
     """One training set under one label vector, divided by class.
 
-    scatters: of each class over all rows. which: number of the training set. mask: (n,) its rows. means: (sites, classes, d).
-    counts: (classes,) rows of each class.
+    scatters: of each class over all rows. mask: (n,) the training set's. means: (sites, classes, d). counts: (classes,) rows.
     """
 
     scatters: _ClassScatters
-    which: int
     mask: np.ndarray
     means: Tensor
     counts: Tensor
@@ -196,18 +208,28 @@ class _ClassScatters:
         return result.baddbmm_(about.mT, about, alpha=-1)
 
 
-def _groups(X: Any, Y: Any, training: Any, device: str) -> Iterator[_Group]:
-    """Every training set under every label vector: all sets of the first vector, then of the next."""
+def _fits(X: Any, Y: Any, training: Any, device: str, planes: Callable[[_Group], tuple[Tensor, Tensor]]) -> LinearFits:
+    """The planes (sites, planes, d) and (sites, planes) of every training set under every label vector."""
     values = features(X, device)
     masks = check_training(training, values.shape[1])
     labels, classes = check_classes(Y, masks)
-    for vector in labels.T:
-        scatters = _ClassScatters(values, vector)
-        for which, mask in enumerate(masks):
-            member = (vector == np.arange(classes)[:, None]) & mask  # (classes, n)
-            counts = torch.as_tensor(member.sum(1).astype(np.float64), device=values.device)
-            weights = torch.as_tensor(member.astype(np.float64), device=values.device) / counts[:, None]
-            yield _Group(scatters, which, mask, product(weights, values), counts)
+
+    def fit(some: Tensor) -> LinearFits:
+        found = [planes(group) for vector in labels.T for group in _groups(some, vector, classes, masks)]
+        coef, intercept = (torch.stack(part, dim=1).unflatten(1, (-1, len(masks))) for part in zip(*found, strict=True))
+        return LinearFits(coef.transpose(1, 2), intercept.transpose(1, 2))
+
+    return site_by_site(values, fit)
+
+
+def _groups(X: Tensor, labels: np.ndarray, classes: int, masks: Masks) -> Iterator[_Group]:
+    """Every training set under one label vector (n,)."""
+    scatters = _ClassScatters(X, labels)
+    for mask in masks:
+        member = (labels == np.arange(classes)[:, None]) & mask  # (classes, n)
+        counts = torch.as_tensor(member.sum(1).astype(np.float64), device=X.device)
+        weights = torch.as_tensor(member.astype(np.float64), device=X.device) / counts[:, None]
+        yield _Group(scatters, mask, product(weights, X), counts)
 
 
 def _ledoit_and_wolf(scatter: Tensor, rows: Tensor, mean: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +259,7 @@ def _ledoit_and_wolf(scatter: Tensor, rows: Tensor, mean: Tensor, scratch: Tenso
     return shrinkage, level[:, None] * torch.where(varies, variance, 1.0)
 
 
-def _solve(covariance: Tensor, right: Tensor, singular: Literal["refused", "inverted in part"]) -> Tensor:
+def _solve(covariance: Tensor, right: Tensor, singular: Singular) -> Tensor:
     """``covariance⁻¹ right``; of a covariance that is singular to double precision the least solution, or UserError."""
     largest = covariance.diagonal(dim1=1, dim2=2).amax(1)
     try:
@@ -259,15 +281,7 @@ def _solve(covariance: Tensor, right: Tensor, singular: Literal["refused", "inve
 
 
 def _one_plane_of_two(coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-    """(sites, classes, d) and (sites, classes): of two classes the second less the first."""
-    if coef.shape[1] != 2:
+    """(…, classes, d) and (…, classes): of two classes the second less the first."""
+    if intercept.shape[-1] != 2:
         return coef, intercept
-    return coef[:, 1:] - coef[:, :1], intercept[:, 1:] - intercept[:, :1]
-
-
-def _gather(planes: list[tuple[Tensor, Tensor]], training: Any) -> LinearFits:
-    """Planes of every (label vector, set), in that order, as axes (sites, sets, label vectors, planes)."""
-    sets = len(np.atleast_2d(training))
-    coef = torch.stack([pair[0] for pair in planes], dim=1).unflatten(1, (-1, sets))
-    intercept = torch.stack([pair[1] for pair in planes], dim=1).unflatten(1, (-1, sets))
-    return LinearFits(coef.transpose(1, 2), intercept.transpose(1, 2))
+    return coef[..., 1:, :] - coef[..., :1, :], intercept[..., 1:] - intercept[..., :1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,12 @@ def features(X: Any, device: str = "cpu") -> Tensor:
     if values.ndim not in (2, 3):
         raise UserError(f"features must be (rows, width) or (sites, rows, width), got the shape {tuple(values.shape)}.")
     return (values if values.ndim == 3 else values[None]).contiguous()
+
+
+def site_by_site(X: Tensor, fit: Callable[[Tensor], LinearFits]) -> LinearFits:
+    """``fit`` of (sites, n, d): on a GPU all sites side by side, on a CPU one after another, so that each stays in the cache."""
+    parts = [fit(batch) for batch in ([X] if X.is_cuda else X.split(1))]
+    return LinearFits(torch.cat([part.coef for part in parts]), torch.cat([part.intercept for part in parts]))
 
 
 def training_sets(folds: Any) -> Masks:

@@ -19,6 +19,7 @@ from layerwise.probes.solvers.linear_fits import (
     features,
     moments,
     out_of_fold,
+    site_by_site,
     training_sets,
 )
 from layerwise.probes.solvers.quasi_newton import Fits, minimise
@@ -55,10 +56,7 @@ def logistic_fits(X: Any, Y: Any, training: Any, Cs: Any, standardize: bool = Tr
     if classes > 2:
         targets = torch.eye(classes, dtype=torch.float64, device=values.device)[targets[..., 0].long()]
     fit = _between_rows if values.shape[2] > WIDE * values.shape[1] else _between_features
-    # On a GPU the sites go side by side; on a CPU one after another, so that each stays in the cache.
-    batches = [values] if values.is_cuda else list(values.split(1))
-    parts = [fit(batch, targets, masks, strengths, standardize) for batch in batches]
-    return LinearFits(torch.cat([part.coef for part in parts]), torch.cat([part.intercept for part in parts]))
+    return site_by_site(values, lambda some: fit(some, targets, masks, strengths, standardize))
 
 
 def logistic_path(X: Any, Y: Any, folds: Any, Cs: Any, standardize: bool = True, device: str = "cpu") -> Floats:

@@ -21,6 +21,7 @@ from layerwise.probes.solvers.linear_fits import (
     features,
     moments,
     out_of_fold,
+    site_by_site,
     training_sets,
 )
 
@@ -41,8 +42,12 @@ def ridge_fits(X: Any, Y: Any, training: Any, alphas: Any, standardize: bool = T
     Raises:
         UserError: for penalties not above 0, or shapes that do not fit.
     """
-    problem = _Problem(X, Y, training, standardize, device)
-    shifts = _penalties(alphas, problem.X.device)
+    values = features(X, device)
+    shifts = _penalties(alphas, values.device)
+    return site_by_site(values, lambda some: _fit(_Problem(some, Y, training, standardize), shifts))
+
+
+def _fit(problem: _Problem, shifts: Tensor) -> LinearFits:
     coef, intercept = [], []
     for which in range(len(problem.masks)):
         matrix, right, rows = problem.normal_equations(which)
@@ -77,8 +82,20 @@ def ridge_leave_one_out(
     Returns:
         LinearFits with axes (sites, sets, penalties, targets), and errors of shape (sites, sets, penalties, targets).
     """
-    problem = _Problem(X, Y, training, standardize, device)
-    shifts = _penalties(alphas, problem.X.device)
+    values = features(X, device)
+    shifts = _penalties(alphas, values.device)
+    errors: list[Tensor] = []
+
+    def fit(some: Tensor) -> LinearFits:
+        fits, own = _fit_and_leave_one_out(_Problem(some, Y, training, standardize), shifts)
+        errors.append(own)
+        return fits
+
+    fits = site_by_site(values, fit)
+    return fits, torch.cat(errors).cpu().numpy()
+
+
+def _fit_and_leave_one_out(problem: _Problem, shifts: Tensor) -> tuple[LinearFits, Tensor]:
     coef, intercept, errors = [], [], []
     for which, mask in enumerate(problem.masks):
         matrix, right, rows = problem.normal_equations(which)
@@ -101,14 +118,14 @@ def ridge_leave_one_out(
         fitted = torch.einsum("snd,sald->sanl", inside, planes[0]) + planes[1][:, :, None]
         residual = (problem.Y[problem.rows(which)] - fitted) / (1 - leverage.mT[..., None])
         errors.append(residual.square().mean(2))
-    return LinearFits(torch.stack(coef, dim=1), torch.stack(intercept, dim=1)), torch.stack(errors, dim=1).cpu().numpy()
+    return LinearFits(torch.stack(coef, dim=1), torch.stack(intercept, dim=1)), torch.stack(errors, dim=1)
 
 
 class _Problem:
     """Centred data, and the normal equations of each training set: between features, or between rows if those are fewer."""
 
-    def __init__(self, X: Any, Y: Any, training: Any, standardize: bool, device: str) -> None:
-        self.X = features(X, device)
+    def __init__(self, X: Tensor, Y: Any, training: Any, standardize: bool) -> None:
+        self.X = X
         _, n, d = self.X.shape
         self.Y = torch.as_tensor(np.asarray(Y, dtype=np.float64)).reshape(len(Y), -1).to(self.X.device)
         if len(self.Y) != n:
