@@ -68,7 +68,9 @@ def test_run_folder_with_one_checkpoint_below_it(folder: Path, tmp_path: Path) -
 
 def test_names_of_the_tracking_server_go_through_its_resolver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layerwise.models.sources._RESOLVERS", {})
-    with pytest.raises(UserError, match=r"runs:/abc/model is kept by a tracking server.*call layerwise\.tracking\.models\.register"):
+    with pytest.raises(
+        UserError, match=r"runs:/abc/model is kept by a tracking server.*call layerwise\.tracking\.models\.register"
+    ):
         load_model("runs:/abc/model")
     asked = []
     register_resolver("runs:/", lambda name: asked.append(name) or folder)
