@@ -427,5 +427,5 @@ def test_help_names_every_field_with_its_default_and_meaning():
 def test_help_shows_the_fields_of_the_kind_that_was_chosen():
     text = help_text("python -m layerwise job", "Does a job.", Job, read("--probe", "ridge"))
     assert "--probe.alpha NUMBER|NUMBER,..." in text
-    assert "the penalty, or several to choose from [1.0]" in text
+    assert "the penalty, or several to choose from [1.0]" in " ".join(text.split())
     assert "--probe.C" not in text
