@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UserError
-from layerwise.interventions.patching import TOKEN_BUDGET, Metric, last_columns
+from layerwise.interventions.patching import Metric, last_columns
 from layerwise.measures.statistics import Interval, bootstrap, permutation_p
-from layerwise.models.batch import Batch
+from layerwise.models.batch import Batch, budget_of
 from layerwise.models.readout import Readout
 from layerwise.models.rest import keep_pass, run_rest
 
@@ -98,7 +98,7 @@ def give_doses(
         raise UserError(
             f"{site} is {width} wide, and the directions are {tuple(directions.shape)}: give (directions, {width})."
         )
-    budget = token_budget or TOKEN_BUDGET * (1 if batch.mask.device.type == "cpu" else 16)
+    budget = budget_of(batch.mask.device, token_budget)
     parsed, readout = model.sites.one(site), Readout.of(model)
     kept = keep_pass(model, batch, {readout.site: None}, prefix=model.sites.stack_of(str(parsed)).prefix)
     layer = model.sites.layer_of(str(parsed)) or 0

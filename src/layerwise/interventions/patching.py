@@ -16,13 +16,11 @@ from torch import Tensor
 
 from layerwise.errors import UserError
 from layerwise.interventions.cells import put, seen, take, unseen
-from layerwise.models.batch import Batch
+from layerwise.models.batch import Batch, budget_of
 from layerwise.models.names import parse_site
 from layerwise.models.readout import Readout
 from layerwise.models.rest import Pass, keep_pass, run_rest
 from layerwise.models.taps import Read, Write, run
-
-TOKEN_BUDGET = 1024  # tokens of one forward on a CPU; a GPU takes 16 times as many
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Logits (rows, vocabulary) at one column of each text, and the number of each row's text → (rows,)."""
@@ -79,7 +77,7 @@ def patch(
     """
     if len(base.mask) != len(source.mask):
         raise UserError(f"{len(base.mask)} texts cannot be patched from {len(source.mask)}: give pairs.")
-    budget = token_budget or TOKEN_BUDGET * (1 if base.mask.device.type == "cpu" else 16)
+    budget = budget_of(base.mask.device, token_budget)
     plan = _Plan(model, cells, base, source)
     readout = Readout.of(model)
     kept, ends = (

@@ -19,7 +19,7 @@ from layerwise.interventions.plan import Plan, Step, parse_numbers
 from layerwise.interventions.positions import Positions
 from layerwise.interventions.prompts import Prompts
 from layerwise.interventions.settings import Custom, LoRA, Skip
-from layerwise.models.batch import make_batch
+from layerwise.models.batch import Ids, make_batch
 from layerwise.models.names import Site, parse_site
 from layerwise.models.sites import SiteMap
 from layerwise.models.taps import run
@@ -49,12 +49,6 @@ class Unit:
     inner: str = ""
 
 
-@dataclass(frozen=True)
-class _Texts:
-    ids: list[np.ndarray]
-    type_ids: None = None
-
-
 class Measure:
     """How wide places are: from the map of sites, or else seen in one forward over an example."""
 
@@ -76,7 +70,7 @@ class Measure:
         if self.example is not None:
             batch = self.example.batch
         elif self.sites.stacks:
-            batch = make_batch(self.model, _Texts([np.array([1, 2, 3])]), [0])
+            batch = make_batch(self.model, Ids([np.array([1, 2, 3])]), [0])
         else:
             return None
         tokens = None if self.sites.stacks else batch.mask.shape[1]

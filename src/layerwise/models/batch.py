@@ -29,6 +29,17 @@ Side = Literal["left", "right"]
 SHIFT_INVARIANT = ("bloom", "mpt", "t5", "mt5", "umt5", "mamba", "mamba2", "falcon_mamba")
 
 
+TOKEN_BUDGET = 1024  # padded tokens of one forward on a CPU, where more gains nothing; a GPU takes 16 times as many
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Token ids that no tokenizer of the model's made, as :func:`make_batch` wants them: (tokens,) of each text."""
+
+    ids: Sequence[np.ndarray]
+    type_ids: None = None
+
+
 @dataclass(frozen=True)
 class Batch:
     """One forward's ``inputs``; ``mask`` (batch, tokens) is True at real tokens, ``lengths`` (batch,) counts them."""
@@ -80,6 +91,11 @@ def make_batch(model: _Model, tokens: _Tokens, indices: Sequence[int] | np.ndarr
         inputs["decoder_attention_mask"] = mask.long()
     device = next(module.parameters()).device
     return Batch({name: tensor.to(device) for name, tensor in inputs.items()}, mask.to(device), lengths.to(device))
+
+
+def budget_of(device: torch.device, asked: int | None = None) -> int:
+    """Padded tokens of one forward: as many as were asked for, or what suits the device."""
+    return asked or TOKEN_BUDGET * (1 if device.type == "cpu" else 16)
 
 
 def takes_left_padding(module: nn.Module) -> bool:

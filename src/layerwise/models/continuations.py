@@ -104,19 +104,19 @@ def _context_ids(model: LanguageModel, contexts: Sequence[str]) -> list[Ints]:
     distinct = list(dict.fromkeys(texts[row] for row in filled))
     coded = _tokens(model, distinct)
     known = {
-        text: coded.ids[place][: _end(coded.special[place], model.frame is not None)]
+        text: coded.ids[place] if model.frame is not None else coded.ids[place][: own_end(coded.special[place])]
         for place, text in enumerate(distinct)
     }
     return [known.get(text, np.zeros(0, dtype=np.int64)) for text in texts]
 
 
-def _end(special: Bools, keep: bool) -> int:
-    """Where a text's own tokens end; a chat template's belong to it."""
-    return len(special) if keep else int(np.flatnonzero(~special)[-1]) + 1
+def own_end(special: Bools) -> int:
+    """Behind which token a text's own tokens end, and those begin that end every text."""
+    return int(np.flatnonzero(~special)[-1]) + 1
 
 
 def _continuation(model: LanguageModel, whole: Tokens, place: int, context: Ints, text: str) -> Continuation:
-    end = _end(whole.special[place], keep=False)
+    end = own_end(whole.special[place])
     ids, own = whole.ids[place][:end], ~whole.special[place][:end]
     shared = min(len(context), len(ids))
     differ = np.flatnonzero(ids[:shared] != context[:shared])

@@ -13,7 +13,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
-from layerwise.models.batch import make_batch, takes_left_padding
+from layerwise.models.batch import budget_of, make_batch, takes_left_padding
+from layerwise.models.continuations import own_end
 from layerwise.models.model import LanguageModel
 from layerwise.models.quiet import quiet_transformers
 from layerwise.models.scoring import Around
@@ -21,7 +22,6 @@ from layerwise.models.tokens import Tokens, tokenize
 
 # A model's own generation_config may ask for more than its likeliest token.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-TOKEN_BUDGET = 1024  # padded tokens of a batch, its continuations included; 16 times as many on a GPU
 
 
 def continue_texts(
@@ -51,7 +51,7 @@ def continue_texts(
     if isinstance(stop, str) or not all(stop):
         raise UserError(f"stopping strings are a list of texts, none of them empty; got {stop!r}.")
     tokens = _prompts(model, prompts, max_new_tokens)
-    budget = token_budget or TOKEN_BUDGET * (1 if model.device.type == "cpu" else 16)
+    budget = budget_of(model.device, token_budget)
     found = [""] * len(prompts)
     for rows in _batches(model, tokens.lengths, max_new_tokens, budget):
         side = None if model.is_encoder_decoder or not takes_left_padding(model.module) else "left"
@@ -100,7 +100,7 @@ def _prompts(model: LanguageModel, prompts: Sequence[str], room: int) -> Tokens:
     tokens = tokenize(model.tokenizer, list(prompts), frame=model.frame, vocabulary=model.vocabulary_size)
     if not model.is_encoder_decoder and model.frame is None:
         for row, special in enumerate(tokens.special):
-            tokens.ids[row] = tokens.ids[row][: int(np.flatnonzero(~special)[-1]) + 1]
+            tokens.ids[row] = tokens.ids[row][: own_end(special)]
     most = model.max_length
     longest = int(tokens.lengths.max(initial=0)) + (0 if model.is_encoder_decoder else room)
     if most is not None and longest > most:

@@ -16,20 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.models.architecture import config_of
-from layerwise.models.batch import SHIFT_INVARIANT, make_batch
+from layerwise.models.batch import SHIFT_INVARIANT, Ids, make_batch
 from layerwise.models.continuations import Continuation
 from layerwise.models.model import LanguageModel
 from layerwise.models.taps import single_pass
 
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention")
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Token ids as ``make_batch`` wants them."""
-
-    ids: list[np.ndarray]
-    type_ids: None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerwise.errors import UserError
 from layerwise.models.architecture import config_of, path_of
-from layerwise.models.batch import make_batch
+from layerwise.models.batch import Ids, make_batch
 from layerwise.models.model import LanguageModel
 from layerwise.models.taps import run
 
@@ -78,17 +78,11 @@ class Readout:
         return self
 
 
-@dataclass(frozen=True)
-class _Ids:
-    ids: list[Any]
-    type_ids: None = None
-
-
-def _some_tokens(model: LanguageModel) -> _Ids:
+def _some_tokens(model: LanguageModel) -> Ids:
     """Six tokens spread over the vocabulary, none of them padding."""
     pad = getattr(config_of(model.module), "pad_token_id", None)
     ids = (np.arange(6) * 7919 + 11) % (model.vocabulary_size - 1)
-    return _Ids([np.where(ids >= pad, ids + 1, ids) if isinstance(pad, int) else ids])
+    return Ids([np.where(ids >= pad, ids + 1, ids) if isinstance(pad, int) else ids])
 
 
 def _last_residual(model: LanguageModel) -> str | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from layerwise.models.batch import Batch, make_batch
+from layerwise.models.batch import Batch, Ids, make_batch
 from layerwise.models.restart import Start
 from layerwise.models.sites import SiteMap
 from layerwise.models.taps import Read, Write, run
@@ -119,17 +119,11 @@ def can_reuse(model: _Model) -> bool:
     return _tried[model.module]
 
 
-@dataclass(frozen=True)
-class _Ids:
-    ids: list[np.ndarray]
-    type_ids: None = None
-
-
 def _reuse_holds(model: _Model) -> bool:
     """Whether a change in the middle has the same effect with the tokens before it run again and not."""
     embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
     draw = np.random.default_rng(0)
-    batch = make_batch(model, _Ids([draw.integers(0, len(embedding.weight), size) for size in (7, 5)]), [0, 1])
+    batch = make_batch(model, Ids([draw.integers(0, len(embedding.weight), size) for size in (7, 5)]), [0, 1])
     kept = _kept(model, batch, {}, "", reuse=True)
     layers, column = len(kept.residuals), 3
     if len(kept.states) != layers or any(keys.shape[2] != kept.length for keys, _ in kept.states):
@@ -143,12 +137,9 @@ def _reuse_holds(model: _Model) -> bool:
         return value.index_put((torch.arange(len(value)), torch.tensor(at)), value[:, at] + change)
 
     whole = Pass(batch, "", kept.residuals, (), {})
-    want = run_rest(model, whole, layer, column, 1, {last: None}, {site: changed})[last][:, column:]
+    want = run_rest(model, whole, layer, column, 1, {last: None}, {site: changed})[last]
     have = run_rest(model, kept, layer, column, 1, {last: None}, {site: changed})[last]
     real = batch.mask[:, column:]
-    before = kept.read[last][:, :column]
-    same = (
-        (run_rest(model, whole, layer, column, 1, {last: None}, {site: changed})[last][:, :column] - before).abs().max()
-    )
-    tolerance = (1e-4 if want.dtype in (torch.float32, torch.float64) else 2e-2) * float(want[real].abs().max())
-    return bool(float(same) <= tolerance and float((want[real] - have[real]).abs().max()) <= tolerance)
+    before, after = want[:, :column] - kept.read[last][:, :column], want[:, column:][real]
+    tolerance = (1e-4 if want.dtype in (torch.float32, torch.float64) else 2e-2) * float(after.abs().max())
+    return bool(float(before.abs().max()) <= tolerance and float((after - have[real]).abs().max()) <= tolerance)

@@ -21,13 +21,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
-from layerwise.models.batch import Batch, make_batch
+from layerwise.models.batch import Batch, Ids, budget_of, make_batch
 from layerwise.models.continuations import Continuation
 from layerwise.models.model import LanguageModel
-from layerwise.models.packing import Ids, can_share, make_rows, run_rows, window
+from layerwise.models.packing import can_share, make_rows, run_rows, window
 from layerwise.models.taps import single_pass
 
-TOKEN_BUDGET = 1024  # padded tokens of a batch on a CPU, where more gains nothing; a GPU takes 16 times as many
 _MOST_LOGITS = 1 << 28  # logits held at once
 
 Around = Callable[[Batch], AbstractContextManager[Any]]
@@ -68,7 +67,7 @@ def score(
             f"{model.name} is an encoder: each of its tokens sees those after it, so it gives no likelihood of a next token.\n"
             "Take a decoder or an encoder-decoder."
         )
-    budget = token_budget or TOKEN_BUDGET * (1 if model.device.type == "cpu" else 16)
+    budget = budget_of(model.device, token_budget)
     budget = max(1, min(budget, _MOST_LOGITS // model.vocabulary_size))
     found: list[list[TokenScores | None]] = [[None] * len(group) for group in groups]
     was_training = model.module.training

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layerwise.errors import UserError
 from layerwise.models.architecture import Stack, body_of, config_of, find_stacks, layouts_to_try, place_ports
-from layerwise.models.batch import make_batch
+from layerwise.models.batch import Ids, make_batch
 from layerwise.models.ports import Port
 from layerwise.models.sites import Site, SiteMap, parse_site
 from layerwise.models.taps import run
@@ -33,12 +33,6 @@ class _Probe:
 
     module: nn.Module
     sites: SiteMap
-
-
-@dataclass(frozen=True)
-class _Texts:
-    ids: list[np.ndarray]
-    type_ids: None = None
 
 
 def resolve(module: nn.Module) -> SiteMap:
@@ -73,7 +67,7 @@ def _batch(module: nn.Module) -> Any:
     size, pad = config.vocab_size, getattr(config, "pad_token_id", None)
     ids = (np.arange(12) * 7919 + 11) % (size - 1)
     ids = np.where(ids >= pad, ids + 1, ids) if isinstance(pad, int) else ids
-    return make_batch(_Probe(module, SiteMap(module)), _Texts([ids[:6], ids[6:]]), [0, 1])
+    return make_batch(_Probe(module, SiteMap(module)), Ids([ids[:6], ids[6:]]), [0, 1])
 
 
 def _survey(module: nn.Module, stacks: list[Stack]) -> tuple[frozenset[str], frozenset[str]]:
