@@ -80,11 +80,14 @@ def run_rest(
     copies: int,
     reads: Mapping[str, Read],
     writes: Mapping[str, Write],
+    *,
+    grad: bool = False,
 ) -> dict[str, Tensor]:
     """Run tokens ``column``, … of a kept pass through blocks ``layer``, …, ``copies`` times side by side, with ``writes``.
 
     Row c·n + i is copy c of text i. Tensors at most sites hold the tokens from ``kept.first_column(column)`` on; ``k``, ``v``
-    and the last axis of ``pattern`` hold all. Returns what ``reads`` keep, as :func:`taps.run` does.
+    and the last axis of ``pattern`` hold all. Returns what ``reads`` keep, as :func:`taps.run` does; gradients are recorded
+    only with ``grad``.
     """
     column = kept.first_column(column)
 
@@ -103,7 +106,7 @@ def run_rest(
             if number >= layer or number == 0:
                 cache.update(repeated(keys[:, :, :column]), repeated(values[:, :, :column]), number)
     start = Start(f"{kept.prefix}resid_pre.{layer}", repeated(kept.residuals[layer][:, column:]))
-    return run(model, batch, reads, writes, start=start, cache=cache)
+    return run(model, batch, reads, writes, start=start, cache=cache, grad=grad)
 
 
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
