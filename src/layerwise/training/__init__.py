@@ -1,0 +1,1 @@
+"""Training transformers, and looking into them."""

@@ -1,0 +1,99 @@
+"""From token ids to rows: full blocks that every prediction falls into once, or a sample a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from layerwise.errors import UserError
+
+IGNORED = -100  # the label that no loss counts, everywhere in transformers
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One sample in tokens: its ids, and for each whether the loss counts it."""
+
+    ids: NDArray[np.int32]
+    counted: NDArray[np.bool_]
+
+
+class Rows(Dataset[dict[str, torch.Tensor]]):
+    """Rows of token ids, each ``{input_ids, labels}`` of shape (tokens,) int64; labels are the ids, -100 where no loss counts.
+
+    All tokens lie one after the other in ``tokens`` (total,) int32, with ``counted`` (total,) bool beside them; row i is the
+    ``lengths[i]`` tokens from ``starts[i]``. Rows may overlap.
+    """
+
+    def __init__(
+        self, tokens: torch.Tensor, counted: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor
+    ) -> None:
+        self.tokens, self.counted, self.starts, self.lengths = tokens, counted, starts, lengths
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        start = int(self.starts[row])
+        piece = slice(start, start + int(self.lengths[row]))
+        ids = self.tokens[piece].long()
+        return {"input_ids": ids, "labels": torch.where(self.counted[piece], ids, IGNORED)}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything, by name, as it is saved."""
+        return {"tokens": self.tokens, "counted": self.counted, "starts": self.starts, "lengths": self.lengths}
+
+
+def pad(rows: Sequence[dict[str, torch.Tensor]], pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of rows, padded on the right: ``input_ids``, ``labels`` and ``attention_mask``, each (rows, longest) int64."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    shape = (len(rows), longest)
+    batch = {
+        "input_ids": torch.full(shape, pad_id),
+        "labels": torch.full(shape, IGNORED),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+    }
+    for place, row in enumerate(rows):
+        length = len(row["input_ids"])
+        batch["input_ids"][place, :length] = row["input_ids"]
+        batch["labels"][place, :length] = row["labels"]
+        batch["attention_mask"][place, :length] = 1
+    return batch
+
+
+def one_a_row(samples: Iterable[Coded]) -> Rows:
+    """Each sample is a row."""
+    kept = list(samples)
+    lengths = np.array([len(sample.ids) for sample in kept], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]]) if len(kept) else lengths
+    return _rows(kept, starts, lengths)
+
+
+def in_blocks(samples: Iterable[Coded], context: int) -> Rows:
+    """Samples one after the other, cut into blocks of ``context`` tokens; what does not fill a last block is left out.
+
+    A block begins with the token the one before it ended with: a block of n tokens holds n - 1 predictions, and so every
+    token but the very first is predicted exactly once. Tokens that fill no block at all are one short row.
+    """
+    kept = list(samples)
+    total = sum(len(sample.ids) for sample in kept)
+    if context < 2:
+        raise UserError(f"blocks of {context} token hold nothing to predict: the context must be at least 2.")
+    count = (total - 1) // (context - 1)
+    starts = np.arange(max(count, 1), dtype=np.int64) * (context - 1)
+    lengths = np.full(len(starts), context if count else total, dtype=np.int64)
+    return _rows(kept, starts, lengths)
+
+
+def _rows(samples: Sequence[Coded], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Rows:
+    empty = np.zeros(0)
+    ids = np.concatenate([sample.ids for sample in samples] or [empty]).astype(np.int32)
+    counted = np.concatenate([sample.counted for sample in samples] or [empty]).astype(bool)
+    return Rows(torch.from_numpy(ids), torch.from_numpy(counted), torch.from_numpy(starts), torch.from_numpy(lengths))
