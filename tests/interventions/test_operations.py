@@ -315,7 +315,7 @@ def test_latents(made: dict[str, Any], tmp_path: Path) -> None:
         (dict(width=7), "is for a width of 6, and the site has 7"),  # noqa: C408
         (dict(width=6, settings=SAE(file=file, activation="topk", k=10)), "cannot keep 10 of 9"),  # noqa: C408
         (dict(width=6, settings=SAE(file="none.safetensors")), "no file"),  # noqa: C408
-        (dict(width=6, settings=SAE(file="weights.pt")), "safetensors files only"),  # noqa: C408
+        (dict(width=6, settings=SAE(file="weights.pt")), "files only, got"),  # noqa: C408
     ):
         with pytest.raises(UserError, match=message):
             build(bad.get("settings", SAE(file=file)), bad["width"])

@@ -1,12 +1,13 @@
 """Plans with their operations on disk: ``plan.json`` and ``tensors.safetensors``, no code and no pickle.
 
 Saved are the operations alone: a direction of width 576 takes 2 kB. The model is named, not copied, and so are the files of
-sparse autoencoders.
+sparse autoencoders, unless the folder is to stand alone.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from layerwise.config import plain
 from layerwise.errors import UserError
 from layerwise.files import atomic_folder
 from layerwise.interventions.intervened import Intervened
+from layerwise.interventions.operations.autoencoder import LatentSwap
 from layerwise.interventions.operations.base import Operation
 from layerwise.interventions.operations.build import Given
 from layerwise.interventions.plan import Plan
-from layerwise.interventions.settings import Custom
+from layerwise.interventions.settings import SAE, Custom
 from layerwise.interventions.tensors import read_tensors
 
 FORMAT = 1
@@ -29,9 +31,10 @@ PLAN, TENSORS = "plan.json", "tensors.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
-def save(intervened: Intervened, folder: str | Path) -> None:
+def save(intervened: Intervened, folder: str | Path, *, alone: bool = False) -> None:
     """Write the plan and its operations to a new folder.
 
+    alone: weights of sparse autoencoders are written too, so that the folder can go to another machine.
     Raises UserError for a folder that exists, and for functions given in Python, which no file can hold.
     """
     folder = Path(folder)
@@ -47,19 +50,31 @@ def save(intervened: Intervened, folder: str | Path) -> None:
     for key, operation in intervened.operations.items():
         assert isinstance(operation, Operation)
         widths[key] = operation.width
-        tensors |= {
-            f"{key}/{name}": value.detach().cpu().contiguous() for name, value in operation.state_dict().items()
-        }
+        kept = operation.state_dict() | (
+            dict(operation.named_buffers()) if alone and isinstance(operation, LatentSwap) else {}
+        )
+        tensors |= {f"{key}/{name}": value.detach().cpu().contiguous() for name, value in kept.items()}
+    plan = _standing_alone(intervened.plan) if alone else intervened.plan
     described = {
         "format": FORMAT,
         "model": getattr(intervened.model, "name", ""),
         "architecture": type(intervened.model.module).__name__,
         "widths": widths,
-        "plan": plain(intervened.plan),
+        "plan": plain(plan),
     }
     with atomic_folder(folder) as temporary:
         (temporary / PLAN).write_text(json.dumps(described, indent=1, ensure_ascii=False), encoding="utf-8")
         save_file(tensors, temporary / TENSORS)
+
+
+def _standing_alone(plan: Plan) -> Plan:
+    """The plan with the weights of autoencoders handed over rather than read from their files."""
+    return Plan(
+        tuple(
+            replace(step, operation=replace(step.operation, file="given")) if isinstance(step.operation, SAE) else step
+            for step in plan.steps
+        )
+    )
 
 
 def load(folder: str | Path, model: Any, *, trust_code: bool = False, train_model: bool = False) -> Intervened:
@@ -92,13 +107,16 @@ def _laid_over(
 ) -> Intervened:
     given: dict[str, Given] = {}
     for step in plan.steps:
-        if isinstance(getattr(step.operation, "vector", None), str) and step.operation.vector not in ("", "fit"):  # type: ignore[union-attr]
-            keys = [key for key in saved if key == step.weights or key.startswith(f"{step.name}@")]
-            vectors = [saved[key].get("vector", saved[key].get("basis")) for key in keys]
-            if vectors and vectors[0] is not None:
-                given[step.name] = vectors[0]
+        keys = [key for key in saved if key == step.weights or key.startswith(f"{step.name}@")]
+        if isinstance(step.operation, SAE) and step.operation.file == "given" and keys:
+            given[step.name] = saved[keys[0]]
+        elif isinstance(getattr(step.operation, "vector", None), str) and step.operation.vector not in ("", "fit"):  # type: ignore[union-attr]
+            found = [saved[key].get("vector", saved[key].get("basis")) for key in keys]
+            if found and found[0] is not None:
+                given[step.name] = found[0]
+    vectors = [name for name in given if not isinstance(plan.step(name).operation, SAE)]
     intervened = Intervened(
-        model, plan.with_given(given), given=given, widths=widths, trust_code=trust_code, train_model=train_model
+        model, plan.with_given(vectors), given=given, widths=widths, trust_code=trust_code, train_model=train_model
     )
     for key, operation in intervened.operations.items():
         assert isinstance(operation, Operation)

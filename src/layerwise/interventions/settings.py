@@ -1,6 +1,6 @@
 """Which operation, and its settings: one frozen dataclass per kind. Nothing here imports more than the standard library.
 
-``operations/build.py`` makes the module that does it. A ``vector`` is a safetensors file, ``direction.safetensors`` or
+``operations/build.py`` makes the module that does it. A ``vector`` is a file, ``direction.safetensors``, ``direction.npy`` or
 ``directions.safetensors#name``, or ``given``: handed over in Python when the plan meets its model.
 """
 

@@ -82,7 +82,8 @@ class Mask(Settings):
 class SAE(Settings):
     """Swap or set latents of a sparse autoencoder.
 
-    file: safetensors with W_enc (width, latents), W_dec (latents, width), b_enc, b_dec, and threshold for jumprelu.
+    file: safetensors or .npz with W_enc (width, latents), W_dec (latents, width), b_enc, b_dec, and threshold for jumprelu, or the
+    names of other trainers; a folder of SAELens; or ``given``, handed over in Python.
     activation: relu, jumprelu (Rajamanoharan et al. 2024) or topk (Gao et al. 2024).
     k: how many latents topk keeps.
     keep_error: what the autoencoder does not reconstruct stays as it was.
@@ -106,7 +107,7 @@ class SAE(Settings):
     def __post_init__(self) -> None:
         positive("k", self.k)
         if not self.file:
-            raise UserError("sae needs a file: safetensors with W_enc, W_dec, b_enc and b_dec.")
+            raise UserError("sae needs a file: safetensors with W_enc, W_dec, b_enc and b_dec, or a folder of SAELens.")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
-"""Latents of a sparse autoencoder, swapped or set; its weights from safetensors."""
+"""Latents of a sparse autoencoder, swapped or set."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from layerwise.errors import UserError
+from layerwise.interventions.operations.autoencoder_weights import named, read_autoencoder
 from layerwise.interventions.operations.base import Operation, Row, need_source
 from layerwise.interventions.settings import SAE
-from layerwise.interventions.tensors import read_tensors
 
 
 class LatentSwap(Operation):
     """Latents f(x) = act((x [− b_dec]) W_enc + b_enc); the chosen ones swapped or set, decoded by f W_dec + b_dec.
 
     With ``keep_error`` the base keeps what the autoencoder does not reconstruct: base + (f_new − f_base) W_dec.
-    The weights stay in their file and are not saved again.
+    Weights read from a file stay there; those that were given are saved with the plan.
     """
 
     W_enc: Tensor
@@ -24,16 +26,19 @@ class LatentSwap(Operation):
     b_dec: Tensor
     threshold: Tensor
 
-    def __init__(self, settings: SAE, width: int | None) -> None:
+    def __init__(self, settings: SAE, width: int | None, weights: Mapping[str, Tensor] | None = None) -> None:
+        """weights: by name, where the settings' file is ``given``."""
         super().__init__(settings, width)
         self.sae = settings
-        names = ["W_enc", "W_dec", "b_enc", "b_dec", *(["threshold"] if settings.activation == "jumprelu" else [])]
-        found = read_tensors(settings.file, names)
-        for name in names:
-            self.register_buffer(name, found[name].float(), persistent=False)
+        if weights is None and settings.file == "given":
+            raise UserError("sae needs its weights: name a file, or give W_enc, W_dec, b_enc and b_dec for its step.")
+        found = read_autoencoder(settings) if weights is None else named(weights, settings)
+        for name, value in found.items():
+            self.register_buffer(name, value, persistent=settings.file == "given")
         wide, latents = self.W_enc.shape
-        shapes = {"W_dec": (latents, wide), "b_enc": (latents,), "b_dec": (wide,), "threshold": (latents,)}
-        for name in names[1:]:
+        shapes = {"W_enc": (wide, latents), "W_dec": (latents, wide), "b_enc": (latents,)}
+        shapes |= {"b_dec": (wide,), "threshold": (latents,)}
+        for name in found:
             if tuple(found[name].shape) != shapes[name]:
                 raise UserError(
                     f"{settings.file}: {name} should have the shape {shapes[name]} beside W_enc {(wide, latents)}, "

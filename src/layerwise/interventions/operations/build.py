@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ from layerwise.interventions.settings import (
 )
 from layerwise.interventions.tensors import read_vector
 
-Given = Tensor | np.ndarray | Callable[..., Any] | nn.Module
+Given = Tensor | np.ndarray | Mapping[str, Tensor] | Callable[..., Any] | nn.Module
 
 
 def build(
@@ -58,7 +58,7 @@ def build(
 ) -> Operation:
     """The module that does an operation at a place of ``width`` numbers (None: not known beforehand).
 
-    inputs: how wide the module's input is there. given: the vector or function that the settings call ``given``.
+    inputs: how wide the module's input is there. given: the vector, function or weights that the settings call ``given``.
     trust_code: whether code named by path may run. Raises UserError for what does not fit.
     """
     match settings:
@@ -93,7 +93,7 @@ def build(
         case Mask():
             return MaskedSwap(settings, width)
         case SAE():
-            return LatentSwap(settings, width)
+            return LatentSwap(settings, width, given if isinstance(given, Mapping) else None)
         case LoRA():
             return LowRankAdaptor(settings, width, inputs)
         case ReFT():
