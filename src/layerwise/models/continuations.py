@@ -124,7 +124,7 @@ def _continuation(model: LanguageModel, whole: Tokens, place: int, context: Ints
     if begins >= len(ids):
         raise UserError(f"nothing follows the prompt in {text[-60:]!r}: its tokens are all the prompt's.")
     if begins == 0:
-        first = _first_token(model, text)
+        first = first_token(model, text)
         ids, own, begins = np.concatenate([[first], ids]), np.concatenate([[False], own]), 1
     _check_length(model, len(ids) - 1, text)
     return Continuation(ids, begins, own)
@@ -139,7 +139,7 @@ def _check_length(model: LanguageModel, tokens: int, text: str) -> None:
         )
 
 
-def _first_token(model: LanguageModel, text: str) -> int:
+def first_token(model: LanguageModel, text: str) -> int:
     """The token read before a text that nothing stands before: the beginning token, else the one that ends texts."""
     for token in (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id):
         if token is not None and token < model.vocabulary_size:

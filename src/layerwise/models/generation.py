@@ -53,7 +53,7 @@ def continue_texts(
     tokens = _prompts(model, prompts, max_new_tokens)
     budget = budget_of(model.device, token_budget)
     found = [""] * len(prompts)
-    for rows in _batches(model, tokens.lengths, max_new_tokens, budget):
+    for rows in prompt_batches(model, tokens.lengths, max_new_tokens, budget):
         side = None if model.is_encoder_decoder or not takes_left_padding(model.module) else "left"
         batch = make_batch(model, tokens, rows, side)  # type: ignore[arg-type]
         width = 1 if model.is_encoder_decoder else batch.inputs["input_ids"].shape[1]
@@ -112,7 +112,7 @@ def _prompts(model: LanguageModel, prompts: Sequence[str], room: int) -> Tokens:
     return tokens
 
 
-def _batches(model: LanguageModel, lengths: np.ndarray, room: int, budget: int) -> list[np.ndarray]:
+def prompt_batches(model: LanguageModel, lengths: np.ndarray, room: int, budget: int) -> list[np.ndarray]:
     """Prompts of similar length; of equal length where the model has no place for padding before them."""
     if model.is_encoder_decoder or takes_left_padding(model.module):
         return token_budget_batches(lengths + room, budget)
@@ -120,9 +120,14 @@ def _batches(model: LanguageModel, lengths: np.ndarray, room: int, budget: int) 
     return [group[part] for group in groups for part in token_budget_batches(lengths[group] + room, budget)]
 
 
-def _until_end(model: LanguageModel, ids: list[int]) -> list[int]:
-    """The tokens before the one that ends a text: what follows is padding."""
+def end_tokens(model: LanguageModel) -> set[int]:
+    """The tokens at which generation ends a text."""
     settings = getattr(model.module, "generation_config", None)
     ends = getattr(settings, "eos_token_id", None)
-    known = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    return ids[: next((place for place, token in enumerate(ids) if token in known), len(ids))]
+    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def _until_end(model: LanguageModel, ids: list[int]) -> list[int]:
+    """The tokens before the one that ends a text: what follows is padding."""
+    ends = end_tokens(model)
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
