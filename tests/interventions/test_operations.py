@@ -24,6 +24,7 @@ from layerwise.interventions.settings import (
     Collect,
     Constant,
     Custom,
+    Erase,
     Interchange,
     LoRA,
     LowRankRotation,
@@ -92,6 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "add": (Add(strength=3.0, vector="given"), vector), "add_source": (Add(), None), "subtract": (Subtract(strength=2.0), None),
         "scale": (Scale(factor=0.5), None), "scale_along": (Scale(factor=3.0, vector="given"), vector.numpy()),
         "project_out": (ProjectOut(), torch.stack([vector, vector * 2, torch.ones(WIDTH)])), "clamp": (Clamp(low=-1, high=1), vector),
+        "erase": (Erase(), torch.stack([vector / vector.dot(vector), vector, torch.ones(WIDTH)])),
         "interchange": (Interchange(), None), "skip": (Skip(), None), "collect": (Collect(), None), "pca": (PCA(components=WIDTH), None),
         "rotation": (Rotation(), None), "low_rank_rotation": (LowRankRotation(rank=2), None), "boundless": (Boundless(temperature=1.0), None),
         "mask": (Mask(), None), "rotated_mask": (Mask(rotated=True, start=1.0), None), "sae": (SAE(file=sae), None),
@@ -104,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 CASES = [
     "zero", "mean", "fitted_mean", "resample", "constant", "noise", "uniform", "add", "add_source", "subtract", "scale", "scale_along",
-    "project_out", "clamp", "interchange", "skip", "collect", "pca", "rotation", "low_rank_rotation", "boundless", "mask",
+    "project_out", "clamp", "erase", "interchange", "skip", "collect", "pca", "rotation", "low_rank_rotation", "boundless", "mask",
     "rotated_mask", "sae", "jumprelu", "topk", "set_latents", "lora", "reft", "own", "own_module",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from layerwise.models.batch import Batch, budget_of
 from layerwise.models.names import parse_site
 from layerwise.models.readout import Readout
 from layerwise.models.rest import Pass, keep_pass, run_rest
-from layerwise.models.taps import Read, Write, run
+from layerwise.models.taps import Write, run
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Logits (rows, vocabulary) at one column of each text, and the number of each row's text → (rows,)."""
@@ -231,10 +231,13 @@ class Rerun:
             done(group.cells, found[group.cells])
         return found
 
-    def _run(self, plan: CellPlan, group: Group, values: Mapping[str, Tensor]) -> Tensor:
-        """(cells of the group, texts)."""
-        kept, n, copies = self.kept, len(self.base), len(group.cells)
-        begin = kept.first_column(group.column)
+    def again(self, layer: int, column: int, copies: int, writes: Mapping[str, Write]) -> Tensor:
+        """(copies, texts): the measure of so many runs side by side from block ``layer`` and ``column`` on, with ``writes``.
+
+        Row c·n + i of what a write sees is copy c of text i; its columns are those from ``kept.first_column(column)`` on.
+        """
+        kept, n = self.kept, len(self.base)
+        begin = kept.first_column(column)
         late = self.columns >= begin
         if not bool(late.any()):
             return self.base.expand(copies, -1)  # nothing that is read comes after the change
@@ -244,17 +247,22 @@ class Rerun:
         def at_read(states: Tensor) -> Tensor:
             return states[rows, columns.repeat(copies) - begin]
 
-        reads: dict[str, Read] = {self.readout.site: at_read}
-        writes: dict[str, Write] = {}
-        for site in _sites(plan, group):
-            whole = whole_site(site)
-            write = _write(plan, group, site, n, kept.length, values[whole])
-            writes[whole] = _after(writes[whole], write) if whole in writes else write
-        states = run_rest(self.model, kept, group.layer, group.column, copies, reads, writes)[self.readout.site]
-        new = _token_values(self.asked, self.readout, states, texts.repeat(copies), columns.repeat(copies))
+        states = run_rest(self.model, kept, layer, column, copies, {self.readout.site: at_read}, writes)
+        new = _token_values(
+            self.asked, self.readout, states[self.readout.site], texts.repeat(copies), columns.repeat(copies)
+        )
         before = self._sums(self.tokens[~late], self.texts[~late])
         sums = before.repeat(copies).index_add(0, rows, new).view(copies, n)
         return self.asked.of(sums)
+
+    def _run(self, plan: CellPlan, group: Group, values: Mapping[str, Tensor]) -> Tensor:
+        """(cells of the group, texts)."""
+        writes: dict[str, Write] = {}
+        for site in _sites(plan, group):
+            whole = whole_site(site)
+            write = _write(plan, group, site, len(self.base), self.kept.length, values[whole])
+            writes[whole] = _after(writes[whole], write) if whole in writes else write
+        return self.again(group.layer, group.column, len(group.cells), writes)
 
 
 def _sites(plan: CellPlan, group: Group) -> list[str]:

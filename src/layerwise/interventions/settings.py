@@ -11,6 +11,7 @@ from layerwise.interventions.settings_fixed import (
     Clamp,
     Collect,
     Constant,
+    Erase,
     Interchange,
     Mean,
     Noise,
@@ -34,7 +35,7 @@ from layerwise.interventions.settings_learned import (
 )
 
 OperationSettings = (
-    Zero | Mean | Resample | Constant | Noise | Add | Subtract | Scale | ProjectOut | Clamp | Interchange | Skip | Collect
+    Zero | Mean | Resample | Constant | Noise | Add | Subtract | Scale | ProjectOut | Erase | Clamp | Interchange | Skip | Collect
     | PCA | Rotation | LowRankRotation | Boundless | Mask | SAE | LoRA | ReFT | Custom
 )  # fmt: skip
 

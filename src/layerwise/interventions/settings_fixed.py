@@ -107,6 +107,14 @@ class ProjectOut(Settings):
 
 
 @dataclass(frozen=True)
+class Erase(Settings):
+    """x − left · right · (x − mean): what a fitted eraser takes out (``interventions/erasure``)."""
+
+    kind: Literal["erase"] = field(default="erase", kw_only=True)
+    vector: str = "given"  # given, or a safetensors file: as rows, those of leftᵀ, as many of right, and the mean
+
+
+@dataclass(frozen=True)
 class Clamp(Settings):
     """The component along a direction is held between two bounds (equal bounds set it)."""
 

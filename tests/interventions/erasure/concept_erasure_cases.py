@@ -1,6 +1,6 @@
 """Writes concept_erasure.safetensors: what the package concept-erasure makes of some data. Run with it installed; tests only read.
 
-    python tests/interventions/erasure/concept_erasure_cases.py
+python tests/interventions/erasure/concept_erasure_cases.py
 """
 
 from __future__ import annotations

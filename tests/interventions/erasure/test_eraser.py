@@ -43,7 +43,10 @@ def cross_covariance(values: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("n", [400, 10])  # more texts than numbers, and fewer
 def test_nothing_covaries_with_the_labels_any_more(method: str, n: int) -> None:
     values, labels = data(n)
-    before, after = cross_covariance(values, labels), cross_covariance(fit_eraser(method, values, labels)(values), labels)
+    before, after = (
+        cross_covariance(values, labels),
+        cross_covariance(fit_eraser(method, values, labels)(values), labels),
+    )
     assert after.abs().max() < 1e-9 * before.abs().max()
 
 
@@ -66,7 +69,9 @@ def test_no_linear_classifier_beats_the_largest_class_after_leace() -> None:
     erased = leace(values, labels)(values)
     # The best linear predictor in the sense of a convex loss is the constant one; ties in argmax leave a hair.
     probabilities = LogisticRegression(C=1e6, max_iter=5000, tol=1e-8).fit(erased, labels).predict_proba(erased)
-    np.testing.assert_allclose(probabilities, np.broadcast_to(np.bincount(labels) / len(labels), probabilities.shape), atol=1e-4)
+    np.testing.assert_allclose(
+        probabilities, np.broadcast_to(np.bincount(labels) / len(labels), probabilities.shape), atol=1e-4
+    )
 
 
 def test_leace_moves_values_least_of_all_maps_that_erase() -> None:

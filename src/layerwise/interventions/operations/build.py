@@ -15,7 +15,7 @@ from layerwise.interventions.operations.adaptors import LowRankAdaptor, LowRankR
 from layerwise.interventions.operations.autoencoder import LatentSwap
 from layerwise.interventions.operations.base import Operation
 from layerwise.interventions.operations.custom import OwnOperation, find
-from layerwise.interventions.operations.directions import Clamped, Moved, ProjectedOut, Scaled
+from layerwise.interventions.operations.directions import Clamped, Erased, Moved, ProjectedOut, Scaled
 from layerwise.interventions.operations.rotations import BoundlessSwap, MaskedSwap, RotatedSwap
 from layerwise.interventions.operations.swaps import Interchanged, Kept, PrincipalSwap, Skipped
 from layerwise.interventions.settings import (
@@ -27,6 +27,7 @@ from layerwise.interventions.settings import (
     Collect,
     Constant,
     Custom,
+    Erase,
     Interchange,
     LoRA,
     LowRankRotation,
@@ -76,6 +77,8 @@ def build(
             return Scaled(settings, width, _vector(settings, width, given))
         case ProjectOut():
             return ProjectedOut(settings, width, _needed(settings, width, given))
+        case Erase():
+            return Erased(settings, width, _needed(settings, width, given))
         case Clamp():
             return Clamped(settings, width, _needed(settings, width, given))
         case Interchange():
@@ -127,7 +130,7 @@ def _vector(settings: Any, width: int | None, given: Given | None) -> Tensor | N
     vector = vector.detach().to(torch.promote_types(vector.dtype, torch.float32)).clone()
     if vector.dtype not in (torch.float32, torch.float64):
         raise UserError(f"a vector holds numbers, got {vector.dtype}.")
-    rows = isinstance(settings, Scale | ProjectOut)
+    rows = isinstance(settings, Scale | ProjectOut | Erase)
     if vector.dim() not in ((1, 2) if rows else (1,)):
         raise UserError(
             f"{settings.kind} takes {'directions as rows' if rows else 'one vector'}, got {tuple(vector.shape)}."

@@ -1,4 +1,4 @@
-"""Along directions: add, subtract, scale, project out, clamp."""
+"""Along directions: add, subtract, scale, project out, erase, clamp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from layerwise.errors import UserError
 from layerwise.interventions.operations.base import Operation, Row, need_source
-from layerwise.interventions.settings import Add, Clamp, ProjectOut, Scale, Subtract
+from layerwise.interventions.settings import Add, Clamp, Erase, ProjectOut, Scale, Subtract
 
 
 class Moved(Operation):
@@ -72,6 +72,25 @@ class ProjectedOut(_Along):
 
     def new(self, base: Tensor, row: Row) -> Tensor:
         return base - self.part(base)
+
+
+class Erased(Operation):
+    """base − left · right · (base − mean), left and right of any rank."""
+
+    vector: Tensor
+
+    def __init__(self, settings: Erase, width: int | None, vector: Tensor) -> None:
+        """vector: (2 · rank + 1, width), the rows of leftᵀ, those of right, and the mean."""
+        super().__init__(settings, width)
+        if vector.dim() != 2 or len(vector) < 3 or len(vector) % 2 == 0:
+            raise UserError(
+                f"erase takes an odd number of rows: leftᵀ, as many of right, and the mean; got {tuple(vector.shape)}."
+            )
+        self.register_buffer("vector", vector)
+
+    def new(self, base: Tensor, row: Row) -> Tensor:
+        left, right = self.vector[:-1].chunk(2)
+        return base - ((base - self.vector[-1]) @ right.T) @ left
 
 
 class Clamped(Operation):
