@@ -50,6 +50,10 @@ JOBS: dict[str, JobEntry] = {
         "layerwise.jobs.compare",
         "compare models on the same items and texts: where they differ, inside which layers, and whether it is more than chance",
     ),
+    "intervene": JobEntry(
+        "layerwise.jobs.intervene",
+        "act inside a model: ablate, patch, trace, steer, erase, align, and see what its behaviour does",
+    ),
     "report": JobEntry(
         "layerwise.jobs.report", "ask the tracking server: who leads, by how much, in which layer, and what failed"
     ),

@@ -58,16 +58,34 @@ class Pass:
         return column if self.states else 0
 
 
-def keep_pass(model: _Model, batch: Batch, reads: Mapping[str, Read] | None = None, *, prefix: str = "") -> Pass:
-    """Run a batch and keep what its parts need to run again. ``prefix``: the stack, ``decoder.`` in an encoder-decoder."""
-    return _kept(model, batch, reads or {}, prefix, reuse=not prefix and can_reuse(model))
+def keep_pass(
+    model: _Model,
+    batch: Batch,
+    reads: Mapping[str, Read] | None = None,
+    writes: Mapping[str, Write] | None = None,
+    *,
+    prefix: str = "",
+) -> Pass:
+    """Run a batch, with ``writes``, and keep what its parts need to run again.
+
+    ``prefix``: the stack, ``decoder.`` in an encoder-decoder. Writes below the layer where a rest begins stay as they were; a
+    write above it must be given to :func:`run_rest` again.
+    """
+    return _kept(model, batch, reads or {}, prefix, not prefix and can_reuse(model), writes)
 
 
-def _kept(model: _Model, batch: Batch, reads: Mapping[str, Read], prefix: str, reuse: bool) -> Pass:
+def _kept(
+    model: _Model,
+    batch: Batch,
+    reads: Mapping[str, Read],
+    prefix: str,
+    reuse: bool,
+    writes: Mapping[str, Write] | None = None,
+) -> Pass:
     names = [f"{prefix}resid_pre.{layer}" for layer in range(model.sites.stacks[prefix].n_layers)]
     last = f"{prefix}resid_post.-1"  # so that the pass reaches the last block, and its keys and values are kept
     cache = DynamicCache() if reuse else None
-    found = run(model, batch, {**dict.fromkeys(names), last: None, **reads}, cache=cache)
+    found = run(model, batch, {**dict.fromkeys(names), last: None, **reads}, writes, cache=cache)
     states = tuple((layer.keys, layer.values) for layer in cache.layers) if cache is not None else ()
     return Pass(batch, prefix, tuple(found[name] for name in names), states, found)
 
@@ -101,10 +119,10 @@ def run_rest(
     cache = None
     if column:
         cache = DynamicCache()
-        for number, (keys, values) in enumerate(kept.states):
-            # Those of skipped blocks are not read, but for how many tokens came before, which the first one tells.
-            if number >= layer or number == 0:
-                cache.update(repeated(keys[:, :, :column]), repeated(values[:, :, :column]), number)
+        # Those of skipped blocks are not read, but for how many tokens came before, which the first one tells.
+        for number in sorted({0, *range(layer, len(kept.states))}):
+            keys, values = kept.states[number]
+            cache.update(repeated(keys[:, :, :column]), repeated(values[:, :, :column]), number)
     start = Start(f"{kept.prefix}resid_pre.{layer}", repeated(kept.residuals[layer][:, column:]))
     return run(model, batch, reads, writes, start=start, cache=cache, grad=grad)
 

@@ -9,6 +9,7 @@ import numpy as np
 from mlflow.entities import Dataset
 
 from layerwise.data.dataset import TextDataset
+from layerwise.data.pairs.pairs import PromptPairs
 
 if TYPE_CHECKING:
     from layerwise.comparison.items import Items
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 DIGEST_LENGTH = 36  # the column of MLflow's database
 
 
-def dataset_entity(dataset: TextDataset | Items) -> Dataset:
-    """MLflow's record of a dataset or of items; its digest is the first 36 hex digits of ours."""
+def dataset_entity(dataset: TextDataset | Items | PromptPairs) -> Dataset:
+    """MLflow's record of a dataset, of items or of pairs of prompts; its digest is the first 36 hex digits of ours."""
+    if isinstance(dataset, PromptPairs):
+        return _pairs_entity(dataset)
     if not isinstance(dataset, TextDataset):
         return _items_entity(dataset)
     profile: dict[str, object] = {"texts": len(dataset), "task": dataset.task}
@@ -55,5 +58,20 @@ def _items_entity(items: Items) -> Dataset:
         source_type="layerwise",
         source=json.dumps(source, ensure_ascii=False),
         schema=json.dumps({"columns": columns}, ensure_ascii=False),
+        profile=json.dumps(profile, ensure_ascii=False)[:16000],
+    )
+
+
+def _pairs_entity(pairs: PromptPairs) -> Dataset:
+    profile: dict[str, object] = {"pairs": len(pairs), "parts": sorted(pairs.parts[0])}
+    if pairs.notes:
+        profile["notes"] = list(pairs.notes)
+    source = {"source": pairs.source or pairs.name, "digest": pairs.digest(), "licence": pairs.licence}
+    return Dataset(
+        name=pairs.name[:500],
+        digest=pairs.digest()[:DIGEST_LENGTH],
+        source_type="layerwise",
+        source=json.dumps(source, ensure_ascii=False),
+        schema=json.dumps({"columns": ["clean", "corrupted", "answer", "corrupted_answer"]}),
         profile=json.dumps(profile, ensure_ascii=False)[:16000],
     )

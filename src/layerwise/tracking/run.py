@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from layerwise.comparison.items import Items
     from layerwise.data.dataset import TextDataset
+    from layerwise.data.pairs.pairs import PromptPairs
     from layerwise.models.model import LanguageModel
 
 METRICS_PER_CALL = 1000
@@ -195,8 +196,8 @@ class Tracker:
         for start in range(0, len(kept), METRICS_PER_CALL):
             self.client.log_batch(self.run_id, metrics=kept[start : start + METRICS_PER_CALL])
 
-    def dataset(self, dataset: TextDataset | Items, role: str) -> None:
-        """Record a dataset, or items, as input of the run: name, digest, size, and its role (``train``, ``test``)."""
+    def dataset(self, dataset: TextDataset | Items | PromptPairs, role: str) -> None:
+        """Record a dataset, items or pairs of prompts as input of the run: name, digest, size, and its role (``train``, ``test``)."""
         tag = InputTag("mlflow.data.context", role)
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset_entity(dataset), [tag])])
 

@@ -1,0 +1,1 @@
+"""Counterfactual prompts: each beside one that differs in what decides the answer."""
