@@ -61,9 +61,14 @@ class Readout:
             "way that is not known here."
         )
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Logits ``(…, vocabulary)`` of what the head takes in ``(…, width)``."""
-        return _formed(self.head(states), self.scale, self.cap)
+    def logits(self, states: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Logits ``(…, vocabulary)`` of what the head takes in ``(…, width)``; of some ``tokens`` alone, in their order."""
+        if tokens is not None and type(self.head) is nn.Linear:
+            head = self.head
+            bias = None if head.bias is None else head.bias[tokens]
+            return _formed(nn.functional.linear(states, head.weight[tokens], bias), self.scale, self.cap)
+        whole = _formed(self.head(states), self.scale, self.cap)
+        return whole if tokens is None else whole[..., tokens]
 
     def lens(self, residual: Tensor) -> Tensor:
         """Logits of a residual ``(…, width)`` read as if it were the last one (nostalgebraist 2020)."""

@@ -69,7 +69,7 @@ class CausalModel:
         self.order = self._sorted()
         self.children = {name: tuple(other.name for other in given if name in other.parents) for name in self.variables}
         self.inputs = tuple(name for name in self.order if not self.variables[name].parents)
-        self.outputs = tuple(name for name in self.order if not self.children[name])
+        self.outputs = tuple(name for name in self.order if not self.children[name] and name not in self.inputs)
         self.steps = self._steps()
 
     @property
