@@ -72,7 +72,7 @@ class PreparedData:
             raise UserError("these data are texts, no task: they have no answers.")
         end = self.tokenizer.eos_token_id
         kept = ids[: ids.index(end)] if end in ids else ids
-        return self.task.symbols(self.tokenizer.decode(kept))
+        return self.task.read(self.tokenizer.decode(kept))
 
 
 def prepare_data(

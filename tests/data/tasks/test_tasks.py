@@ -35,7 +35,7 @@ class TestEveryTask:
     def test_text_and_back(self, name: str) -> None:
         task = make_task(name)
         symbols = task.sample(0, 0).prompt + task.sample(0, 0).answer
-        assert task.symbols(task.text(symbols)) == symbols
+        assert task.read(task.text(symbols)) == symbols
 
     def test_it_says_how_hard_it_is(self, name: str) -> None:
         assert len(make_task(name).difficulty.split()) > 8

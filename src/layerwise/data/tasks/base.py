@@ -91,7 +91,7 @@ class Task(ABC):
         """
         return (" " if self.spaced else "").join(symbols)
 
-    def symbols(self, text: str) -> Symbols:
+    def read(self, text: str) -> Symbols:
         """The symbols of a text, as ``text`` wrote them."""
         return tuple(text.split()) if self.spaced else tuple(text)
 

@@ -19,7 +19,7 @@ def random_letters(generator: np.random.Generator, length: int, alphabet: Symbol
 
 
 @dataclass(frozen=True)
-class _Letters(Lengths, Task):
+class LetterTask(Lengths, Task):
     """Some letters, the mark, and what becomes of the letters. The length counts the letters.
 
     letters: how many different letters there are.
@@ -46,7 +46,7 @@ class _Letters(Lengths, Task):
 
 @task("copy")
 @dataclass(frozen=True)
-class Copy(_Letters):
+class Copy(LetterTask):
     """``abc>`` → ``abc``."""
 
     def solve(self, prompt: Symbols) -> Symbols:
@@ -75,6 +75,10 @@ class MaskedCopy(Copy):
         if not 0 <= self.unmasked <= 1:
             raise UserError(f"unmasked must be between 0 and 1, got {self.unmasked}.")
 
+    @property
+    def difficulty(self) -> str:
+        return f"{super().difficulty}; {self.unmasked:.0%} of the samples also ask for the letters before the mark, which nobody can guess"
+
     def draw(self, generator: np.random.Generator) -> Sample:
         drawn = super().draw(generator)
         return Sample(drawn.prompt, drawn.answer, prompt_counts=bool(generator.random() < self.unmasked))
@@ -82,7 +86,7 @@ class MaskedCopy(Copy):
 
 @task("reverse")
 @dataclass(frozen=True)
-class Reverse(_Letters):
+class Reverse(LetterTask):
     """``abc>`` → ``cba``."""
 
     def solve(self, prompt: Symbols) -> Symbols:
