@@ -12,10 +12,11 @@ from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError
 from layerwise.models.config import ModelConfig
 from layerwise.models.loading import load_model
+from layerwise.models.scored_text import laid_out
 from layerwise.probes.attention import AttentionProbe
 from layerwise.probes.fitted import FittedProbe
 from layerwise.probes.generation import generate_with_scores
-from layerwise.probes.token_scores import extremes, laid_out, score_tokens
+from layerwise.probes.token_scores import extremes, score_tokens
 
 SITE = "resid_post.1"
 NAMES = ("bad", "good")

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from layerwise.errors import UserError
-from layerwise.probes.token_scores import Extremes, ScoredText
+from layerwise.models.scored_text import ScoredText
+from layerwise.probes.token_scores import Extremes
 from layerwise.reports.token_view import STRONGEST, Scale, extremes_view, token_view
 
 

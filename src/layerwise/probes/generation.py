@@ -14,9 +14,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from layerwise.errors import UserError
 from layerwise.models.model import LanguageModel
+from layerwise.models.scored_text import ScoredText, laid_out
 from layerwise.models.taps import tapped
 from layerwise.probes.fitted import FittedProbe
-from layerwise.probes.token_scores import ScoredText, TokenScorer, laid_out
+from layerwise.probes.token_scores import TokenScorer
 
 _SEVERAL = {"num_beams": 1, "num_return_sequences": 1, "assistant_model": None, "prompt_lookup_num_tokens": None}
 

@@ -14,43 +14,13 @@ from layerwise.activations.collect import collect
 from layerwise.data.dataset import TextDataset
 from layerwise.errors import UserError, unknown
 from layerwise.models.model import LanguageModel
+from layerwise.models.scored_text import ScoredText, laid_out
 from layerwise.models.tokens import Tokens
 from layerwise.probes.fitted import FittedProbe
 
 Floats = NDArray[np.float64]
 TEXTS_AT_ONCE = 256
 NO_PLACE = (-1, -1)
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredText:
-    """One text and a score for each of its tokens.
-
-    Attributes:
-        text: what the tokens are of.
-        tokens: (tokens,) each token's own piece of it, or its name where it has none (``<s>``).
-        offsets: (tokens, 2) start and end character in ``text``; (-1, -1) for tokens that stand for no piece of it.
-        scores: (tokens,) float64; NaN where there is none.
-        meaning: what the scores are, for a legend.
-        neutral: the score that speaks for neither side; None for the values of a regression.
-        prompt_tokens: how many of the tokens were the prompt of a generation; None for a text that was only read.
-    """
-
-    text: str
-    tokens: tuple[str, ...]
-    offsets: NDArray[np.int64]
-    scores: Floats
-    meaning: str
-    neutral: float | None
-    prompt_tokens: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row per token: token, start, end, score."""
-        start, end = self.offsets.T
-        return pd.DataFrame({"token": self.tokens, "start": start, "end": end, "score": self.scores})
 
 
 class TokenScorer:
@@ -252,16 +222,3 @@ def _pieces(model: LanguageModel, texts: TextDataset, tokens: Tokens) -> list[Sc
         pieces = tuple(text[a:b] if a >= 0 else str(name) for (a, b), name in zip(places.tolist(), names, strict=True))
         read.append(ScoredText(text, pieces, places, np.full(len(ids), np.nan), "", None))
     return read
-
-
-def laid_out(tokenizer: Any, ids: Sequence[int] | NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
-    """The text that token ids spell and (tokens, 2) where each stands in it: what it adds when the tokens before are known.
-
-    A token that only completes a character with later ones has an empty place. Special tokens are spelt out.
-    """
-    ids = [int(token) for token in ids]
-    ends = [len(tokenizer.decode(ids[: stop + 1]).rstrip("\N{REPLACEMENT CHARACTER}")) for stop in range(len(ids))]
-    ends = np.maximum.accumulate(ends).tolist()
-    text = tokenizer.decode(ids)
-    places = np.stack([[0, *ends[:-1]], [*ends[:-1], len(text)]], axis=1).astype(np.int64)
-    return text, places

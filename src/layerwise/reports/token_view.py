@@ -16,7 +16,8 @@ import pandas as pd
 from layerwise.errors import UserError
 
 if TYPE_CHECKING:
-    from layerwise.probes.token_scores import Extremes, ScoredText
+    from layerwise.models.scored_text import ScoredText
+    from layerwise.probes.token_scores import Extremes
 
 # Blue and orange stay apart for every kind of colour vision, and black text stays readable on both.
 LOW, HIGH = (59, 111, 182), (217, 120, 20)
