@@ -1,0 +1,1 @@
+"""Steering: directions found in activations, added while the model runs, and what that does beside random directions."""
