@@ -21,8 +21,9 @@ BELOW = {
     "probes": {"activations", "measures", "models", "data"},
     "comparison": {"activations", "measures", "models", "data"},
     "interventions": {"activations", "measures", "models", "data"},
+    "training": {"activations", "measures", "models", "data"},
     "reports": set(),
-    "tracking": {"probes", "activations", "measures", "models", "data", "reports", "jobs"},
+    "tracking": {"probes", "training", "activations", "measures", "models", "data", "reports", "jobs"},
     "search": {"tracking", "reports", "measures"},
     "jobs": {
         "search",
@@ -31,6 +32,7 @@ BELOW = {
         "probes",
         "comparison",
         "interventions",
+        "training",
         "activations",
         "measures",
         "models",
@@ -41,7 +43,7 @@ SHARED = {"errors", "files", "process", "progress", "config"}
 LIGHT = [
     "layerwise.__main__", "layerwise.jobs.probe", "layerwise.jobs.extract", "layerwise.jobs.prepare", "layerwise.jobs.online",
     "layerwise.jobs.store", "layerwise.jobs.apply", "layerwise.jobs.search", "layerwise.jobs.report",
-    "layerwise.jobs.dashboard", "layerwise.jobs.compare", "layerwise.jobs.intervene",
+    "layerwise.jobs.dashboard", "layerwise.jobs.compare", "layerwise.jobs.intervene", "layerwise.jobs.train",
 ]  # fmt: skip
 
 

@@ -50,6 +50,9 @@ JOBS: dict[str, JobEntry] = {
         "layerwise.jobs.compare",
         "compare models on the same items and texts: where they differ, inside which layers, and whether it is more than chance",
     ),
+    "train": JobEntry(
+        "layerwise.jobs.train", "train a transformer, from scratch or further, with anything about it changed"
+    ),
     "intervene": JobEntry(
         "layerwise.jobs.intervene",
         "act inside a model: ablate, patch, trace, steer, erase, align, and see what its behaviour does",

@@ -12,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from layerwise.errors import UserError
 
 TRACKED = ("runs:/", "models:/")
+MODEL = "model"  # the name under which a training logs what it made
+_BARE_RUN = re.compile(r"runs:/([0-9a-f]{32})/?")
 
 
 def register() -> None:
@@ -23,7 +25,12 @@ def register() -> None:
 
 
 def local_folder(uri: str) -> Path:
-    """The files of a tracked model, downloaded where they are not on this machine; raises UserError where there are none."""
+    """The files of a tracked model, downloaded where they are not on this machine; raises UserError where there are none.
+
+    ``runs:/RUN_ID`` alone is the model that run made.
+    """
+    if match := _BARE_RUN.fullmatch(uri):
+        uri = _model_of_bare_run(match[1])
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
@@ -32,6 +39,20 @@ def local_folder(uri: str) -> Path:
             f"{uri} cannot be read from {mlflow.get_tracking_uri()}: {reason}\n"
             "A run's model is runs:/RUN_ID/NAME; a registered one models:/NAME/VERSION or models:/NAME@ALIAS."
         ) from error
+
+
+def _model_of_bare_run(run_id: str) -> str:
+    """``models:/…`` of the model that a run made; raises UserError where there is no such run, or it made none."""
+    client = mlflow.MlflowClient()
+    try:
+        found = model_of_run(client, run_id, MODEL) or model_of_run(client, run_id)
+    except MlflowException:
+        raise UserError(f"no run {run_id!r} at {mlflow.get_tracking_uri()}.") from None
+    if found is None:
+        raise UserError(
+            f"run {run_id} logged no model: a run of the job train does, in its end and at its checkpoints."
+        )
+    return f"models:/{found}"
 
 
 def logged_model_id(client: mlflow.MlflowClient, name: str) -> str | None:
@@ -43,6 +64,8 @@ def logged_model_id(client: mlflow.MlflowClient, name: str) -> str | None:
             return client.get_model_version(match[1], match[2]).model_id
         if match := re.fullmatch(r"models:/([^/@]+)@(.+)", name):
             return client.get_model_version_by_alias(match[1], match[2]).model_id
+        if match := _BARE_RUN.fullmatch(name):
+            return model_of_run(client, match[1], MODEL) or model_of_run(client, match[1])
         if match := re.fullmatch(r"runs:/([0-9a-f]+)/(.+)", name):
             return model_of_run(client, match[1], match[2])
     except MlflowException:

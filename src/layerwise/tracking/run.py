@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -132,9 +133,15 @@ class Tracker:
         self.params(flatten(self.config))
         self.text(redacted(to_yaml(self.config)), "config.yaml")
         if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1"):
+            self.watch_system()
+
+    def watch_system(self) -> None:
+        """Record what processor, memory, disk and GPU do, until the run ends."""
+        if self._system_metrics is None:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._system_metrics = SystemMetricsMonitor(run_id)
+            logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+            self._system_metrics = SystemMetricsMonitor(self.run_id, resume_logging=True)
             self._system_metrics.start()
 
     def _repeat(self, run_id: str) -> None:

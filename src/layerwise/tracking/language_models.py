@@ -1,0 +1,154 @@
+"""Language models made here as LoggedModels, with their step and metrics. Also the module MLflow loads them through.
+
+The folder holds what ``save_pretrained`` writes and the tokenizer, so that ``load_model("runs:/…")`` takes it as any other; nothing
+that only a training needs to go on (optimizer, random numbers) enters it, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+from layerwise.tracking.datasets import DIGEST_LENGTH
+from layerwise.tracking.run import Tracker
+
+_REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pandas")
+_TRAINING_ONLY = (
+    "optimizer*",
+    "scheduler*",
+    "scaler*",
+    "rng_state*",
+    "trainer_state.json",
+    "training_args.bin",
+    "progress.json",
+)
+_FOLDER = "language_model"
+
+
+def log_language_model(
+    tracker: Tracker,
+    folder: Path,
+    name: str,
+    *,
+    step: int,
+    metrics: Mapping[str, float],
+    data: tuple[str, str] | None = None,
+) -> str:
+    """Record a saved model as the LoggedModel ``name`` of the tracker's run; returns its ``models:/…``.
+
+    ``metrics`` become the model's own, at ``step``, measured on ``data`` (name and digest).
+    """
+    client, run_id = tracker.client, tracker.run_id
+    logged = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        model_type="language model",
+        params={"step": str(step)},
+    )
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            files, saved = Path(temporary) / "data" / _FOLDER, Path(temporary) / "model"
+            copytree(folder, files, ignore=ignore_patterns(*_TRAINING_ONLY))
+            with warnings.catch_warnings():
+                # An example would be tried out at once, which loads the model a second time.
+                warnings.filterwarnings("ignore", message=".*input example was not provided")
+                mlflow.pyfunc.save_model(
+                    str(saved),
+                    loader_module=__name__,
+                    data_path=str(files),
+                    signature=ModelSignature(
+                        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+                        outputs=Schema([ColSpec(DataType.string, "text")]),
+                    ),
+                    pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
+                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
+                    metadata={"layerwise_version": version("layerwise")},
+                )
+            client.log_model_artifacts(logged.model_id, str(saved))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+    on = {} if data is None else {"dataset_name": data[0], "dataset_digest": data[1][:DIGEST_LENGTH]}
+    now = int(time.time() * 1000)
+    own = [
+        Metric(key, float(value), now, step, model_id=logged.model_id, run_id=run_id, **on)
+        for key, value in metrics.items()
+    ]
+    if own:
+        client.log_batch(run_id, metrics=own)
+    return f"models:/{logged.model_id}"
+
+
+def logged_names(tracker: Tracker) -> set[str]:
+    """The names of the models that the tracker's run has logged whole."""
+    outputs: Any = tracker.client.get_run(tracker.run_id).outputs
+    models = [tracker.client.get_logged_model(one.model_id) for one in (outputs.model_outputs if outputs else [])]
+    return {model.name for model in models}
+
+
+def last_steps(tracker: Tracker) -> dict[str, int]:
+    """Every metric of the tracker's run and the last step recorded of it."""
+    names = tracker.client.get_run(tracker.run_id).data.metrics
+    return {
+        name: max(
+            item.step for item in tracker.client.get_metric_history(tracker.run_id, name) if item.model_id is None
+        )
+        for name in names
+    }
+
+
+def training_data(tracker: Tracker, name: str, digest: str, parts: Mapping[str, Mapping[str, int]]) -> None:
+    """Record prepared training data as inputs of the run: each part with its role, rows and tokens."""
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=name[:500],
+                digest=digest[:DIGEST_LENGTH],
+                source_type="layerwise",
+                source=json.dumps({"source": name, "digest": digest}, ensure_ascii=False),
+                schema=json.dumps({"columns": ["input_ids", "labels"]}),
+                profile=json.dumps(dict(parts)),
+            ),
+            [InputTag("mlflow.data.context", "training")],
+        )
+    ]
+    tracker.client.log_inputs(tracker.run_id, datasets=inputs)
+
+
+class ServedLanguageModel:
+    """What ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` call."""
+
+    def __init__(self, folder: Path) -> None:
+        from layerwise.models.loading import load_model
+
+        self.model = load_model(str(folder))
+
+    def predict(self, data: pd.DataFrame | Sequence[str], params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """``data``: a frame with a column ``prompt``, or prompts. Returns the likeliest ``text`` behind each."""
+        from layerwise.training.inspection.config import Sampling
+        from layerwise.training.inspection.sampling import sample
+
+        prompts = [str(one) for one in (data["prompt"] if isinstance(data, pd.DataFrame) else data)]
+        found = sample(self.model, prompts, Sampling(temperature=0))
+        return pd.DataFrame({"text": [one.text for [one] in found]})
+
+
+def _load_pyfunc(path: str) -> ServedLanguageModel:
+    folder = Path(path)
+    return ServedLanguageModel(folder / _FOLDER if (folder / _FOLDER).is_dir() else folder)
