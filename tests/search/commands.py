@@ -144,7 +144,7 @@ def check_whole(place: Place, name: str, slots: int) -> None:
     states = [trial.state.name for trial in trials]
     assert set(states) <= {"COMPLETE", "FAIL"}
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    assert sorted(trial.user_attrs["slot"] for trial in complete) == list(range(slots))
+    assert sorted(trial.user_attrs["claim"]["slot"] for trial in complete) == list(range(slots))
     assert len({str(sorted(trial.params.items())) for trial in complete}) == slots
     assert [run.info.run_id for run in place.runs("attributes.status = 'RUNNING'")] == []
     run = place.study_run(name)

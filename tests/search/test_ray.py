@@ -63,7 +63,7 @@ def test_sixty_points_on_a_cluster_of_ones_own(place: Place, config: Callable[..
     check_whole(place, "ray", 60)
     trials = place.study("ray").get_trials(deepcopy=False)
     assert len(trials) == 60
-    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 2
+    assert len({trial.user_attrs["claim"]["worker"]["pid"] for trial in trials}) == 2
 
 
 @pytest.mark.thorough

@@ -46,7 +46,7 @@ def test_two_commands_try_sixty_points_once_and_one_concludes(shared: Place, con
     check_whole(shared, "shared", 60)
     trials = shared.study("shared").get_trials(deepcopy=False)
     assert len(trials) == 60
-    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 2
+    assert len({trial.user_attrs["claim"]["worker"]["pid"] for trial in trials}) == 2
     texts = [command.text() for command in commands]
     assert sorted("joining the study" in text for text in texts) == [False, True]
     assert sorted("winner: trial" in text for text in texts) == [False, True]

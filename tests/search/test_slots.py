@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from layerwise.errors import UserError
@@ -44,13 +45,14 @@ def finish(study: SlotStudy, trial: optuna.Trial, value: float = 0.5) -> None:
     study.tell(trial, value)
 
 
-def put(studies: Studies, slot: int, worker: dict[str, Any], **attributes: Any) -> int:
+def put(studies: Studies, slot: int, worker: dict[str, Any], at: float | None = None, command: Any = None) -> int:
     """A RUNNING trial of another process."""
+    claim = {"slot": slot, "worker": worker, "command": command or worker, "at": studies.now() if at is None else at}
     trial = optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params=POINTS[slot],
         distributions=DISTRIBUTIONS,
-        user_attrs={"slot": slot, "worker": worker, "command": worker, "claimed": studies.now(), **attributes},
+        user_attrs={"claim": claim},
     )
     return studies.storage.create_new_trial(studies.storage.get_study_id_from_name("one"), trial)
 
@@ -68,7 +70,7 @@ def test_every_slot_is_claimed_once_with_its_point(studies: Studies) -> None:
     study = slots(studies)
     claimed = [study.ask() for _ in POINTS]
     assert [suggest(trial, SPACE) for trial in claimed] == POINTS
-    assert [trial.user_attrs["slot"] for trial in claimed] == list(range(6))
+    assert [trial.user_attrs["claim"]["slot"] for trial in claimed] == list(range(6))
     with pytest.raises(NoFreeSlot):
         study.ask()
     assert study.bury()  # all of them are being tried
@@ -85,7 +87,7 @@ def test_workers_that_ask_at_the_same_time_claim_different_slots(studies: Studie
                 trial = study.ask()
             except NoFreeSlot:
                 return
-            found.append(trial.user_attrs["slot"])
+            found.append(trial.user_attrs["claim"]["slot"])
             finish(study, trial)
 
     found: list[list[int]] = [[], [], [], []]
@@ -112,13 +114,13 @@ def test_adaptive_workers_that_ask_at_the_same_time_choose_different_points(stud
 def test_the_slot_of_a_dead_worker_comes_back_last(studies: Studies, dead: dict[str, Any]) -> None:
     lost = put(studies, 0, dead)
     study = slots(studies)
-    assert [study.ask().user_attrs["slot"] for _ in range(6)] == [1, 2, 3, 4, 5, 0]
+    assert [study.ask().user_attrs["claim"]["slot"] for _ in range(6)] == [1, 2, 3, 4, 5, 0]
     assert is_lost(studies.storage.get_trial(lost))
 
 
 def test_the_slot_of_a_living_worker_does_not(studies: Studies) -> None:
     put(studies, 0, myself())
-    assert [slots(studies).ask().user_attrs["slot"] for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert [slots(studies).ask().user_attrs["claim"]["slot"] for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 def test_a_point_that_kills_its_workers_is_given_up_with_an_error(studies: Studies, dead: dict[str, Any]) -> None:
@@ -140,7 +142,7 @@ def test_deaths_of_whole_commands_are_not_held_against_a_point(studies: Studies,
     for _ in range(MOST_LOSSES + 2):
         put(studies, 0, dead)
         assert study.bury()
-    assert study.ask().user_attrs["slot"] == 0
+    assert study.ask().user_attrs["claim"]["slot"] == 0
 
 
 def beat(studies: Studies, trial: int, seconds_ago: int) -> None:
@@ -152,13 +154,13 @@ def beat(studies: Studies, trial: int, seconds_ago: int) -> None:
 
 @pytest.mark.parametrize("silent", [GRACE_SECONDS - 20, GRACE_SECONDS + 5])
 def test_a_trial_of_another_machine_is_lost_after_a_minute_without_a_heartbeat(studies: Studies, silent: int) -> None:
-    trial = put(studies, 0, ELSEWHERE, claimed=studies.now() - 3600)
+    trial = put(studies, 0, ELSEWHERE, at=studies.now() - 3600)
     beat(studies, trial, silent)
     study = slots(studies, 1)
     taken: list[int] = []
 
     def objective(one: optuna.Trial) -> float:
-        taken.append(one.user_attrs["slot"])
+        taken.append(one.user_attrs["claim"]["slot"])
         return 1.0
 
     with pytest.raises(NoFreeSlot):
@@ -168,10 +170,10 @@ def test_a_trial_of_another_machine_is_lost_after_a_minute_without_a_heartbeat(s
 
 @pytest.mark.parametrize("ago", [5, GRACE_SECONDS + 5])
 def test_one_that_was_killed_before_its_first_heartbeat_is_lost_too(studies: Studies, ago: int) -> None:
-    put(studies, 0, ELSEWHERE, claimed=studies.now() - ago)
+    put(studies, 0, ELSEWHERE, at=studies.now() - ago)
     study = slots(studies, 1)
     if ago > GRACE_SECONDS:
-        assert study.ask().user_attrs["slot"] == 0
+        assert study.ask().user_attrs["claim"]["slot"] == 0
     else:
         with pytest.raises(NoFreeSlot):
             study.ask()
@@ -182,9 +184,10 @@ def test_a_trial_that_others_gave_up_does_not_come_back_to_life(studies: Studies
     study = slots(studies, 1)
     trial = study.ask()
     slots(open_storage(studies.url), 1).give_up(trial._trial_id)
-    with pytest.raises(ValueError, match="Cannot tell a FAIL trial"):
+    with pytest.raises(UpdateFinishedTrialError):
         study.tell(trial, 1.0)
-    assert study.ask().user_attrs["slot"] == 0
+    assert is_lost(studies.storage.get_trial(trial._trial_id))
+    assert study.ask().user_attrs["claim"]["slot"] == 0
 
 
 def test_more_slots_later_go_on_where_the_fewer_ended(studies: Studies) -> None:
@@ -192,7 +195,7 @@ def test_more_slots_later_go_on_where_the_fewer_ended(studies: Studies) -> None:
     for _ in range(2):
         finish(few, few.ask())
     assert not few.bury()
-    assert [slots(studies).ask().user_attrs["slot"] for _ in range(4)] == [2, 3, 4, 5]
+    assert [slots(studies).ask().user_attrs["claim"]["slot"] for _ in range(4)] == [2, 3, 4, 5]
     assert not few.bury()  # what others try beyond its slots is not waited for
 
 
@@ -245,3 +248,18 @@ def test_an_address_is_understood_or_refused(tmp_path: Path, monkeypatch: pytest
             open_storage(given)
         assert message in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+def test_what_is_remembered_of_a_trial_is_what_is_stored(studies: Studies) -> None:
+    study = slots(studies)
+    trial = study.ask()
+    trial.set_user_attr("record", {"run_id": "1"})
+    trial.set_constraint("size", -1.0)
+    trial.report(0.5, 1)
+    remembered = studies.storage.get_trial(trial._trial_id)
+    assert remembered == open_storage(studies.url).storage.get_trial(trial._trial_id)
+    assert remembered.intermediate_values == {1: 0.5}
+    study.tell(trial, 1.0)
+    ended = studies.storage.get_trial(trial._trial_id)
+    stored = open_storage(studies.url).storage.get_trial(trial._trial_id)
+    assert (ended.state, ended.values, ended.user_attrs) == (stored.state, stored.values, stored.user_attrs)

@@ -23,6 +23,7 @@ from layerwise.search.space import Point
 from layerwise.search.storage import GRACE_SECONDS, Studies
 
 RECORD = "layerwise"  # the study's attribute that says what it is about
+CLAIM = "claim"  # a trial's attribute: which slot, by which worker of which command, when
 MOST_LOSSES = 3  # of one slot in one command: a point that kills its workers is given up
 
 
@@ -79,7 +80,7 @@ class SlotStudy(optuna.Study):
             if slot is None:
                 raise NoFreeSlot
             self._cell = self._cells[slot] if self._cells is not None else None
-            trial = optuna.Trial(self, self._create(slot, TrialState.RUNNING, claimed=self.studies.now()))
+            trial = optuna.Trial(self, self._create(slot, TrialState.RUNNING, self.studies.now()))
             if self._settle_point is not None:
                 self._settle_point(trial)
         return trial
@@ -98,21 +99,24 @@ class SlotStudy(optuna.Study):
     def own(self) -> list[FrozenTrial]:
         """The trials that this process is at."""
         running = self.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial for trial in running if trial.user_attrs["worker"] == self._worker]
+        return [trial for trial in running if trial.user_attrs[CLAIM]["worker"] == self._worker]
 
     def done(self) -> list[FrozenTrial]:
         """The trials that came to an end of their own, in the order of their slots."""
         trials = self.get_trials(deepcopy=False)
         over = [trial for trial in trials if trial.state.is_finished() and not is_lost(trial)]
-        return sorted(over, key=lambda trial: trial.user_attrs["slot"])
+        return sorted(over, key=slot_of)
 
-    def _create(self, slot: int, state: TrialState, **attributes: Any) -> int:
+    def _create(self, slot: int, state: TrialState, at: float | None = None, **attributes: Any) -> int:
         point = self.points[slot] if self.points is not None else {}
         template = optuna.trial.create_trial(
             state=state,
             params=dict(point),
             distributions={name: self._distributions[name] for name in point},
-            user_attrs={"slot": slot, "worker": self._worker, "command": self._command, **attributes},
+            user_attrs={
+                CLAIM: {"slot": slot, "worker": self._worker, "command": self._command, "at": at},
+                **attributes,
+            },
         )
         return int(self.studies.storage.create_new_trial(self._id, template))
 
@@ -145,26 +149,32 @@ class SlotStudy(optuna.Study):
     def _note(self) -> list[FrozenTrial]:
         trials: list[FrozenTrial] = self.studies.storage.get_all_trials(self._id, deepcopy=False)
         for number in [*sorted(self._open), *range(self._seen, len(trials))]:
-            trial, slot = trials[number], trials[number].user_attrs["slot"]
+            trial, slot = trials[number], slot_of(trials[number])
             self._open.pop(number, None)
             if trial.state == TrialState.RUNNING:
                 self._open[number] = slot
             if is_lost(trial) and slot < self.slots:
                 self._free.add(slot)
                 self._losses[slot] += 1
-                self._charged[slot] += trial.user_attrs["command"] == self._command
+                self._charged[slot] += trial.user_attrs[CLAIM]["command"] == self._command
             else:
                 self._free.discard(slot)
         self._seen = len(trials)
         return trials
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        alive = is_alive(trial.user_attrs["worker"])
+        claim = trial.user_attrs[CLAIM]
+        alive = is_alive(claim["worker"])
         if alive is not None:
             return not alive
         # Of another machine: Optuna ends the trials whose heart stopped beating, but not those that died before a first beat.
-        old = self.studies.now() - trial.user_attrs["claimed"] > GRACE_SECONDS
+        old = self.studies.now() - claim["at"] > GRACE_SECONDS
         return old and not self.studies.has_heartbeat(trial._trial_id)
+
+
+def slot_of(trial: FrozenTrial) -> int:
+    """The number of the slot that a trial is of."""
+    return int(trial.user_attrs[CLAIM]["slot"])
 
 
 def is_lost(trial: FrozenTrial) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from sqlalchemy.engine import make_url
 
 from layerwise.errors import UserError
+from layerwise.search.own_trials import OwnTrials
 
 VARIABLE = "LAYERWISE_STUDIES"
 DEFAULT = "sqlite:///studies.db"
@@ -80,7 +81,7 @@ def open_storage(url: str) -> Studies:
         )
     try:
         with _opening(parsed):
-            rdb = RDBStorage(
+            rdb = OwnTrials(
                 url,
                 engine_kwargs={"connect_args": {"timeout": 60}} if backend == "sqlite" else {"pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_SECONDS,

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from layerwise.reports.probe_text import curve
 from layerwise.search.objectives import Objective
-from layerwise.search.slots import is_lost
+from layerwise.search.slots import is_lost, slot_of
 from layerwise.search.winner import Winner
 from layerwise.search.worker import Assignment, is_feasible
 
@@ -110,7 +110,7 @@ class Result:
 def trials_table(study: optuna.Study, objectives: Sequence[Objective]) -> pd.DataFrame:
     """A row per trial in the order of slots: COLUMNS, then ``param:…``, ``metric:…``, and further objectives as ``value_1``…"""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not is_lost(trial)]
-    frame = pd.DataFrame([_row(trial, objectives) for trial in sorted(trials, key=lambda one: one.user_attrs["slot"])])
+    frame = pd.DataFrame([_row(trial, objectives) for trial in sorted(trials, key=slot_of)])
     return frame.reindex(columns=[*COLUMNS, *(name for name in frame if name not in COLUMNS)]).astype(
         {"layer": "Int64"}
     )
@@ -142,7 +142,7 @@ def _row(trial: FrozenTrial, objectives: Sequence[Objective]) -> dict[str, objec
     metric = objectives[0].metric
     values = trial.values if trial.state == TrialState.COMPLETE else [None] * len(objectives)
     return {
-        "number": trial.number, "slot": trial.user_attrs["slot"], "state": states.get(trial.state, "failed"), "run_id": record["run_id"],
+        "number": trial.number, "slot": slot_of(trial), "state": states.get(trial.state, "failed"), "run_id": record["run_id"],
         "value": values[0], "low": metrics.get(f"{metric}_low"), "high": metrics.get(f"{metric}_high"),
         "feasible": is_feasible(trial), "site": tags.get("site"), "name": tags.get("site_name"), "layer": metrics.get("layer"),
         "pooler": tags.get("pooler"), "classifier": tags.get("classifier"), "kind": tags.get("kind"), "seconds": metrics.get("seconds"),

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from layerwise.errors import UserError
 from layerwise.search.objectives import Objective, value_of
+from layerwise.search.slots import slot_of
 from layerwise.search.worker import completed
 
 Rule = Literal["best", "one_standard_error"]
@@ -46,9 +47,7 @@ def choose(study: optuna.Study, objective: Objective, rule: Rule, prefer: str) -
     if rule == "best":
         return Winner(best, best, len(alike))
     wanted = {trial.number: value_of(prefer, trial.user_attrs["record"]["metrics"]) for trial in alike}
-    chosen = min(
-        alike, key=lambda trial: (wanted[trial.number], -objective.sign * trial.values[0], trial.user_attrs["slot"])
-    )
+    chosen = min(alike, key=lambda trial: (wanted[trial.number], -objective.sign * trial.values[0], slot_of(trial)))
     return Winner(chosen, best, len(alike))
 
 

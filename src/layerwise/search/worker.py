@@ -21,7 +21,7 @@ from layerwise.errors import UserError
 from layerwise.measures.statistics import corrected_t_interval
 from layerwise.search.objectives import Constraint, Objective, value_of
 from layerwise.search.samplers import build_pruner, build_sampler, distribution, suggest
-from layerwise.search.slots import NoFreeSlot, SlotStudy, is_lost
+from layerwise.search.slots import NoFreeSlot, SlotStudy, is_lost, slot_of
 from layerwise.search.space import Point
 from layerwise.search.stopping import heard
 from layerwise.search.storage import open_storage
@@ -256,7 +256,7 @@ def merged(outcomes: Sequence[Outcome], objective: str) -> Outcome:
 def completed(study: optuna.Study) -> list[FrozenTrial]:
     """Trials with a result, in the order of their slots; those that break a constraint are not among them."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    return sorted((trial for trial in trials if is_feasible(trial)), key=lambda trial: trial.user_attrs["slot"])
+    return sorted((trial for trial in trials if is_feasible(trial)), key=slot_of)
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
