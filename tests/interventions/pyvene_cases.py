@@ -1,10 +1,11 @@
 """Cases that pyvene and this package both express, over two tiny models whose weights are a formula.
 
-``python tests/interventions/pyvene_cases.py`` in an environment with pyvene 0.1.8 writes ``pyvene.safetensors``, which the
-tests compare with; it was made with torch 2.13 and transformers 5.23. Imported, this needs torch and transformers alone.
+``pyvene_reference.py`` makes what the tests compare with. This needs torch and transformers alone.
 
-Left out, since pyvene is wrong there: subspaces that differ between texts (it swaps those of all texts in each), and
-autoencoders of more latents than the width (it swaps the first ``width`` of them).
+Left out, since pyvene is wrong there, and tested by hand instead: subspaces that differ between texts (it swaps those of all texts
+in each), autoencoders of more latents than the width (it swaps the first ``width`` of them), noise (it fails on any width but
+its own), several heads as one vector (it fails), chains in which two interventions share a source (it keeps
+the last), ``{"base": [1, 2]}`` (it reads a source's and a base's position).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Case:
 
     pyvene, locations, subspaces, mode: its representations, ``type`` being the class name, and what its call is given.
     steps, positions, subspaces_here: of the plan and its call. sources: the texts of each run, None where it is left out.
-    setting: parameters to set, by name there and here. generate: pyvene's settings of a generation.
+    setting: parameters to set, by name there and here. generate: pyvene's settings of a generation. given: the function of an
+    intervention that is one, and of the step.
     """
 
     pyvene: list[dict[str, Any]]
@@ -39,6 +41,7 @@ class Case:
     sources: tuple[str | None, ...] = ("source",)
     setting: dict[str, str] = field(default_factory=dict)
     generate: dict[str, Any] | None = None
+    given: Any = None
 
 
 def formula(shape: tuple[int, ...] | torch.Size, salt: int = 0, scale: float = 0.3) -> Tensor:
@@ -80,18 +83,26 @@ def ids(name: str) -> Tensor:
     ) + 5
 
 
-def _one(kind: str, site: str, component: str, layer: int = 0, **more: Any) -> Case:
+def half(base: Tensor, source: Tensor) -> Tensor:
+    """A function as an intervention."""
+    return 0.5 * base + 0.5 * source
+
+
+def _one(kind: str, site: Any, component: str, layer: int = 0, **more: Any) -> Case:
+    """One intervention on one token of both texts; ``at="all"`` leaves pyvene's locations out."""
     ours, theirs, at = more.pop("ours", {}), more.pop("theirs", {}), more.pop("at", 2)
     operation = {"kind": kind, **ours} if ours else kind
-    step = {"operation": operation, "sites": site, "positions": at, "name": "step"}
+    step = {"operation": operation, "sites": site, "positions": at, "name": "step", "when": more.pop("when", "prompt")}
     class_name = more.pop("type")
     sourceless = more.get("sources") == ()
     places = [[[at]] * 2]
     locations = {"base": places[0][0][0]} if sourceless else {"sources->base": ([places[0]], [places[0]])}
+    locations = None if at == "all" else locations
     return Case([{"layer": layer, "component": component, "type": class_name, **theirs}], [step], locations, **more)
 
 
 SWAP = "VanillaIntervention"
+NEURONS = {"gpt2": "transformer.h.0.mlp.act.output", "llama": "model.layers.0.mlp.act_fn.output"}  # the gate alone
 TURN = {"rotate_layer.weight": "basis.weight"}
 CASES: dict[str, Case] = {
     "zero": _one("zero", "resid_post.0", "block_output", type="ZeroIntervention", sources=()),
@@ -166,6 +177,50 @@ CASES: dict[str, Case] = {
                            theirs={"source_representation": formula((WIDTH,), 5, 8.0)}, sources=(),
                            generate={"intervene_on_prompt": True}),
     "collect": _one("collect", "mlp_out.1", "mlp_output", 1, type="CollectIntervention", sources=()),
+    "collect_numbers": _one("collect", "mlp_out.1", "mlp_output", 1, type="CollectIntervention", sources=(),
+                            subspaces=[[[0, 1, 5]] * 2], subspaces_here={"step": [0, 1, 5]}),
+    "constant": _one("constant", "resid_post.0", "block_output", type=SWAP, ours={"vector": "given"},
+                     theirs={"source_representation": formula((WIDTH,), 5, 8.0)}, sources=()),
+    "skip": _one("skip", "resid_post.0", "block_output", type="SkipIntervention", sources=("base",)),
+    "principal": _one("pca", "resid_post.0", "block_output", type="PCARotatedSpaceIntervention",
+                      ours={"components": WIDTH, "standardize": True}, subspaces=[[[0, 1, 2]] * 2], subspaces_here={"step": [0, 1, 2]}),
+    "partition": Case(
+        [{"layer": 0, "component": "block_output", "type": SWAP, "subspace_partition": [[0, 4], [4, 16]]}],
+        [{"operation": "interchange", "sites": "resid_post.0", "positions": 2, "partition": ["0-3", "4-15"], "name": "step"}],
+        {"sources->base": ([[[2]] * 2], [[[2]] * 2])}, subspaces=[[[1]] * 2], subspaces_here={"step": [1]},
+    ),
+    "partition_of_a_rotation": Case(
+        [{"layer": 1, "component": "mlp_output", "type": "RotatedSpaceIntervention", "subspace_partition": [[0, 4], [4, 16]]}],
+        [{"operation": "rotation", "sites": "mlp_out.1", "positions": 2, "partition": ["0-3", "4-15"], "name": "step"}],
+        {"sources->base": ([[[2]] * 2], [[[2]] * 2])}, subspaces=[[[0]] * 2], subspaces_here={"step": [0]}, setting=TURN,
+    ),
+    "add_numbers": _one("add", "resid_post.0", "block_output", type="AdditionIntervention",
+                        subspaces=[[[0, 1, 7]] * 2], subspaces_here={"step": [0, 1, 7]}),
+    "low_rank_columns": _one("low_rank_rotation", "resid_post.0", "block_output", type="LowRankRotatedSpaceIntervention", setting=TURN,
+                             ours={"rank": 3}, theirs={"low_rank_dimension": 3}, subspaces=[[[0, 2]] * 2], subspaces_here={"step": [0, 2]}),
+    "a_head": Case(
+        [{"layer": 0, "component": "head_attention_value_output", "type": SWAP, "unit": "h.pos"}],
+        [{"operation": "interchange", "sites": "z.0.1", "positions": 2}],
+        {"sources->base": ([[[[1]] * 2, [[2]] * 2]], [[[[1]] * 2, [[2]] * 2]])},
+    ),
+    "values": _one("interchange", "v.1", "value_output", 1, type=SWAP, at=1),
+    "neurons": _one("interchange", NEURONS, "mlp_activation", type=SWAP, subspaces=[[[0, 5, 9]] * 2], subspaces_here={"step": [0, 5, 9]}),
+    "shared_weights": Case(
+        [{"layer": 0, "component": "block_output", "type": "LowRankRotatedSpaceIntervention", "low_rank_dimension": 4,
+          "intervention_link_key": 0, "subspace_partition": [[0, 2], [2, 4]]}] * 2,
+        [{"operation": {"kind": "low_rank_rotation", "rank": 4}, "sites": "resid_post.0", "positions": 2, "partition": ["0-1", "2-3"],
+          "source": source, "weights": "shared", "name": source} for source in ("a", "b")],
+        {"sources->base": ([[[2]] * 2] * 2, [[[2]] * 2] * 2)}, sources=("a", "b"), setting=TURN,
+        subspaces=[[[0]] * 2, [[1]] * 2], subspaces_here={"a": [0], "b": [1]},
+    ),
+    "a_function": _one("custom", "resid_post.0", "block_output", type="", ours={"source": True}, given=half),
+    "steered_new_tokens": _one("add", "resid_post.0", "block_output", type="AdditionIntervention", ours={"vector": "given"}, when="decode",
+                               at="all", theirs={"source_representation": formula((WIDTH,), 5, 8.0)}, sources=(),
+                               generate={"intervene_on_prompt": False}),
+    "steered_always": _one("add", "resid_post.0", "block_output", type="AdditionIntervention", ours={"vector": "given"}, when="every",
+                           at="all", theirs={"source_representation": formula((WIDTH,), 5, 8.0)}, sources=(),
+                           generate={"intervene_on_prompt": True}),
+    "patched_prompt": _one("interchange", "resid_post.0", "block_output", type=SWAP, generate={"intervene_on_prompt": True}),
 }  # fmt: skip
 
 
@@ -175,60 +230,3 @@ def parameter(case: str, there: str, shape: torch.Size) -> Tensor:
         size = int(shape[0])
         return torch.linalg.qr(formula((size, size), 7).double()).Q[:, : shape[1]].float().contiguous()
     return formula(shape, len(case) + len(there), 1.0)
-
-
-def reference(name: str, case: str) -> Tensor:
-    """What pyvene gives: logits (2, 6, vocabulary), or new tokens, or what was collected."""
-    import pyvene
-
-    wanted = CASES[case]
-    types = [
-        getattr(pyvene, item["type"], None) or getattr(pyvene.models.interventions, item["type"])
-        for item in wanted.pyvene
-    ]
-    config = pyvene.IntervenableConfig(
-        [
-            {key: value for key, value in item.items() if key != "type"} | {"intervention_type": kind}
-            for item, kind in zip(wanted.pyvene, types, strict=True)
-        ],
-        mode=wanted.mode,
-    )
-    intervenable = pyvene.IntervenableModel(config, model(name))
-    for intervention in intervenable.interventions.values():
-        module = intervention[0] if isinstance(intervention, tuple) else intervention
-        for there in wanted.setting:
-            holder, _, last = there.rpartition(".")
-            owner = module.get_submodule(holder)
-            value = parameter(case, there, getattr(owner, last).shape)
-            if holder:
-                owner.weight = value
-            else:
-                getattr(owner, last).data.copy_(value)
-    sources = [None if run is None else {"input_ids": ids(run)} for run in wanted.sources] or None
-    if wanted.generate is not None:
-        _, made = intervenable.generate(
-            {"input_ids": ids("base")}, unit_locations=wanted.locations, **wanted.generate,
-            max_new_tokens=6, min_new_tokens=6, do_sample=False,
-        )  # fmt: skip
-        return made[:, 6:]
-    with torch.no_grad():
-        original, outputs = intervenable(
-            {"input_ids": ids("base")}, sources, wanted.locations, subspaces=wanted.subspaces
-        )
-    if case == "collect":
-        return torch.cat([part.reshape(-1, WIDTH) for part in original[1]])
-    return outputs.logits
-
-
-if __name__ == "__main__":
-    from safetensors.torch import save_file
-
-    found = {}
-    for name in ("gpt2", "llama"):
-        for case in CASES:
-            try:
-                found[f"{name}/{case}"] = reference(name, case).detach().clone().contiguous()
-            except Exception as error:  # pyvene refuses or breaks: said, and not compared
-                print(f"{name}/{case}: {type(error).__name__}: {str(error)[:200]}")
-    save_file(found, REFERENCE)
-    print(f"{len(found)} cases, {REFERENCE.stat().st_size} bytes")

@@ -1,19 +1,22 @@
-"""The same numbers as pyvene, for what both express: see pyvene_cases.py for how the reference was made."""
+"""The same numbers as pyvene, for what both express: pyvene_reference.py says how the reference was made."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pyvene_cases import CASES, REFERENCE, Case, formula, ids, model, parameter
-from safetensors.torch import load_file, save_file
+from pyvene_cases import CASES, REFERENCE, model
+from pyvene_nets import LAYERS, NETS, STEPS, inputs, net_of
+from pyvene_runs import batch, laid_over, result, run_case
+from safetensors.torch import load_file
+from torch import nn
 
 from layerwise.interventions.intervened import Intervened
 from layerwise.interventions.plan import Plan
 from layerwise.models.batch import Batch
 from layerwise.models.model import LanguageModel
+from layerwise.models.module import wrap
 
 
 @pytest.fixture(scope="module")
@@ -26,59 +29,104 @@ def loaded(request: pytest.FixtureRequest) -> LanguageModel:
     return LanguageModel(model(request.param), None, request.param)
 
 
-def batch(name: str) -> Batch:
-    tokens = ids(name)
-    mask = torch.ones_like(tokens)
-    positions = torch.arange(6).expand(2, -1)
-    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-    return Batch(inputs, mask.bool(), mask.sum(1))
-
-
-def plan_of(name: str, case: Case, folder: Path) -> Plan:
-    """The case's plan; an autoencoder's weights, which pyvene has as parameters, in a file."""
-    steps: list[dict[str, Any]] = case.steps
-    if name == "jumprelu":
-        shapes = {"W_enc": (16, 16), "W_dec": (16, 16), "b_enc": (16,), "b_dec": (16,), "threshold": (16,)}
-        weights = {key: parameter(name, key, torch.Size(shape)) for key, shape in shapes.items()}
-        save_file(weights, folder / "sae.safetensors")
-        steps = [step | {"operation": step["operation"] | {"file": str(folder / "sae.safetensors")}} for step in steps]
-    return Plan.of({"steps": steps})
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_it_gives_what_pyvene_gives(
     loaded: LanguageModel, expected: dict[str, torch.Tensor], name: str, tmp_path: Path
 ) -> None:
     case, wanted = CASES[name], expected[f"{loaded.name}/{name}"]
-    given = {"step": formula((16,), 5, 8.0)} if case.generate is not None else {}
-    intervened = Intervened(loaded, plan_of(name, case, tmp_path), given=given)
-    for operation in intervened.operations.values():
-        for there, here in case.setting.items():
-            if name == "jumprelu":
-                continue
-            owner = operation.get_submodule(here.rpartition(".")[0])
-            last = here.rpartition(".")[2]
-            value = parameter(name, there, getattr(owner, last).shape)
-            if owner is operation:
-                getattr(owner, last).data.copy_(value)
-            else:
-                owner.weight = value
+    intervened = laid_over(loaded, name, case, tmp_path)
+    found = result(run_case(intervened, case), case)
     if case.generate is not None:
-        made = intervened.generate(batch("base"), max_new_tokens=6, min_new_tokens=6, do_sample=False).output
-        assert torch.equal(made[:, 6:], wanted)
+        assert torch.equal(found, wanted)
         return
-    runs = ("a", "b") if len(case.sources) == 2 else ("source",)
-    sources = {run: None if given is None else batch(given) for run, given in zip(runs, case.sources, strict=False)}
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    if "collect" not in name:
+        with torch.no_grad():
+            assert (found - intervened.clean(batch("base")).logits).abs().max() > 1e-3  # it does something
+
+
+def test_a_trained_operation_gets_pyvenes_gradient(
+    loaded: LanguageModel, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    intervened = laid_over(loaded, "mask", CASES["mask"], tmp_path)
+    logits = intervened(batch("base"), {"source": batch("source")}).logits
+    (logits**2).sum().backward()
+    [gradient] = [parameter.grad for name, parameter in intervened.named_parameters() if name.endswith("mask")]
+    assert gradient is not None
+    torch.testing.assert_close(gradient, expected[f"{loaded.name}/gradient"], atol=1e-2, rtol=1e-3)
+    assert all(parameter.grad is None for parameter in loaded.module.parameters())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_that_are_no_transformers(expected: dict[str, torch.Tensor], name: str, tmp_path: Path) -> None:
+    net = NETS[name]
+    tokens = STEPS if net.family == "gru" else 1
+
+    def values(run: str) -> Batch:
+        return Batch({"x": inputs(net.family, run)}, torch.ones(2, tokens, dtype=torch.bool), torch.full((2,), tokens))
+
+    wrapped = wrap(net_of(net.family), net.family)
+    intervened = laid_over(wrapped, name, net.case, tmp_path, values("base"))
     with torch.no_grad():
-        outcome = intervened(batch("base"), sources, positions=case.positions, subspaces=case.subspaces_here)
-        plain = intervened.clean(batch("base")).logits
-    if name == "collect":
-        torch.testing.assert_close(outcome.collected["step"]["mlp_out.1"].values, wanted, atol=1e-5, rtol=1e-4)
-        return
-    torch.testing.assert_close(outcome.logits, wanted, atol=1e-4, rtol=1e-4)
-    assert (outcome.logits - plain).abs().max() > 1e-3  # it does something
+        found = intervened(values("base"), {"source": values("source")}, subspaces=net.case.subspaces_here).output[0]
+        plain = wrapped.module(inputs(net.family, "base"))[0]
+    torch.testing.assert_close(found, expected[f"net/{name}"], atol=1e-5, rtol=1e-4)
+    assert (found - plain).abs().max() > 1e-4
 
 
 def test_the_reference_has_every_case(expected: dict[str, torch.Tensor]) -> None:
-    assert set(expected) == {f"{family}/{case}" for family in ("gpt2", "llama") for case in CASES}
-    assert len(CASES) >= 24
+    outputs = {key for key in expected if not key.startswith("saved/") and not key.endswith("/gradient")}
+    assert outputs == {f"{family}/{case}" for family in ("gpt2", "llama") for case in CASES} | {
+        f"net/{case}" for case in NETS
+    }
+    assert len(CASES) + len(NETS) >= 50
+
+
+def test_a_chain_whose_first_link_has_two_steps() -> None:
+    """pyvene keeps the last of them alone. By hand: the middle run's pass with both values in it, written with plain hooks."""
+    loaded = LanguageModel(model("gpt2"), None, "gpt2")
+    layers: list[nn.Module] = [block.mlp for block in loaded.module.transformer.h]
+    assert len(layers) == LAYERS
+    first = {"operation": "interchange", "source": "a", "into": "b"}
+    steps = [
+        first | {"sites": "mlp_out.0", "positions": 1},
+        first | {"sites": "mlp_out.1", "positions": 3},
+        {"operation": "interchange", "source": "b", "sites": "resid_post.1", "positions": 5},
+    ]
+    with torch.no_grad():
+        found = Intervened(loaded, Plan.of({"steps": steps}))(batch("base"), {"a": batch("a"), "b": batch("b")}).logits
+
+        def hooked(run: str, column: dict[int, tuple[int, torch.Tensor]]) -> torch.Tensor:
+            handles = []
+            for index, (place, rows) in column.items():
+
+                def hook(
+                    module: nn.Module, args: object, output: torch.Tensor, place: int = place, rows: torch.Tensor = rows
+                ) -> torch.Tensor:
+                    output = output.clone()
+                    output[:, place] = rows
+                    return output
+
+                handles.append(
+                    (layers[index] if index < LAYERS else loaded.module.transformer.h[1]).register_forward_hook(hook)
+                )
+            hidden = loaded.module(**batch(run).inputs, output_hidden_states=True)
+            for handle in handles:
+                handle.remove()
+            return hidden
+
+        kept: dict[int, torch.Tensor] = {}
+        handles = [
+            layer.register_forward_hook(lambda _m, _a, output, index=index: kept.update({index: output}))
+            for index, layer in enumerate(layers)
+        ]
+        loaded.module(**batch("a").inputs)
+        for handle in handles:
+            handle.remove()
+        last: dict[str, torch.Tensor] = {}
+        handle = loaded.module.transformer.h[1].register_forward_hook(lambda _m, _a, output: last.update(value=output))
+        hooked("b", {0: (1, kept[0][:, 1]), 1: (3, kept[1][:, 3])})
+        handle.remove()
+        value = last["value"] if isinstance(last["value"], torch.Tensor) else last["value"][0]
+        expected = hooked("base", {LAYERS: (5, value[:, 5])}).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -49,7 +49,7 @@ def test_directions_from_arrays(tmp_path: Path) -> None:
     assert read_vector(f"{tmp_path}/two.npz#two").tolist() == two.tolist()
     with pytest.raises(UserError, match="holds 2 tensors: name one"):
         read_vector(str(tmp_path / "two.npz"))
-    with pytest.raises(UserError, match="has no tensor 'tow'. Did you mean 'two'"):
+    with pytest.raises(UserError, match=r"has no tensor 'tow'\. Did you mean 'two'"):
         read_vector(f"{tmp_path}/two.npz#tow")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="holds Python objects, which could run code"):
@@ -58,7 +58,7 @@ def test_directions_from_arrays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds Python objects, which could run code"):
         read_vector(f"{tmp_path}/objects.npz#a")
     (tmp_path / "broken.npy").write_bytes(b"no")
-    with pytest.raises(UserError, match="broken.npy"):
+    with pytest.raises(UserError, match=r"broken\.npy"):
         read_vector(str(tmp_path / "broken.npy"))
     with pytest.raises(UserError, match=r"\.safetensors, \.npz and \.npy files only"):
         read_vector("direction.pt")
@@ -138,7 +138,7 @@ def test_a_folder_of_saelens_says_how_it_is_used(tmp_path: Path) -> None:
     described.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         Intervened(tiny("llama"), plan(**fitting))
-    with pytest.raises(UserError, match="holds none of sae_weights.safetensors"):
+    with pytest.raises(UserError, match=r"holds none of sae_weights\.safetensors"):
         Intervened(tiny("llama"), plan(file=str(tmp_path.parent)))
 
 
