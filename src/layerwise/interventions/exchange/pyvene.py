@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from layerwise.errors import UserError, nearest
 from layerwise.interventions.exchange.pyvene_names import site_of
@@ -53,12 +54,9 @@ _UNSAVED = {
 _READ = ("interchange", "add", "subtract", "rotation", "low_rank_rotation", "boundless", "mask", "sae")
 _FIXED = ("interchange", "add", "subtract")  # may hold a vector in the source's place
 _JOINED = ("rotation", "low_rank_rotation", "boundless", "sae")  # take several units as one long vector
-_HERE = {  # names of parameters: there, here
-    "rotate_layer.parametrizations.weight.original": "basis.parametrizations.weight.original",
-    "rotate_layer.parametrizations.weight.0.base": "basis.parametrizations.weight.0.base",
-    "intervention_boundaries": "boundary",
-    "masks": "mask",
-}
+_HERE = {"intervention_boundaries": "boundary", "masks": "mask"}  # names of parameters: there, here
+_ROTATION = "rotate_layer."
+_BASIS = "basis.parametrizations.weight.original"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +216,7 @@ def _step(one: _Saved, model: Any, heads: str) -> dict[str, Any]:
         "operation": _operation(one),
         "sites": site_of(str(fields["component"]), int(fields["layer"]), model, heads),
     }
-    if fields["unit"] != "pos" or (one.kind in _JOINED and one.units > 1):
+    if one.kind in _JOINED and one.units > 1:
         step["joined"] = True
     if fields["subspace_partition"]:
         step["partition"] = [_numbers(part) for part in fields["subspace_partition"]]
@@ -259,6 +257,8 @@ def _restore(operation: Operation, one: _Saved) -> None:
     if one.kind in (*_FIXED, "constant", "sae") or not wanted:
         return
     found = {_HERE.get(name, name): tensor for name, tensor in one.tensors.items()}
+    if any(name.startswith(_ROTATION) for name in found):
+        found[_BASIS] = _rotation(one)
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise UserError(f"intkey_{one.key}.bin holds no {missing[0]}.")
@@ -266,3 +266,18 @@ def _restore(operation: Operation, one: _Saved) -> None:
     if "boundary" in found:
         found["boundary"] = found["boundary"].reshape(())
     operation.restore(found)
+
+
+def _rotation(one: _Saved) -> Tensor:
+    """(width, rank) orthonormal columns, which pyvene keeps in torch's own orthogonal parametrisation."""
+    state = {name.removeprefix(_ROTATION): value for name, value in one.tensors.items() if name.startswith(_ROTATION)}
+    free = state.get("parametrizations.weight.original")
+    if free is None or free.dim() != 2:
+        raise UserError(f"intkey_{one.key}.bin holds no rotation.")
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.eye(*free.shape))
+    try:
+        orthogonal(layer).load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"intkey_{one.key}.bin holds no rotation: {str(error).splitlines()[-1].strip()}") from None
+    return layer.weight.detach()
