@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from layerwise.data.config import DatasetConfig
 from layerwise.data.pairs.config import PairsConfig
 from layerwise.errors import UserError, check_seed
-from layerwise.interventions.sweeps.config import Ablation
+from layerwise.interventions.steering.config import CausalCheck
+from layerwise.interventions.sweeps.config import Ablation, Patching, Tracing
 from layerwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from layerwise.tracking.run import Tracker
 
 # The settings of each kind; its recipe is ``run(config, model, tracker)`` in jobs/intervene_<kind>.py and returns the summary.
-Intervention = Ablation
+Intervention = Ablation | Patching | Tracing | CausalCheck
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,9 @@ class AgainstRandom:
 
     @property
     def times_random(self) -> float:
-        """Its size over the root mean square of the random ones'."""
-        return abs(self.own.estimate) / float(np.sqrt(np.mean(self.random**2)))
+        """Its size over the root mean square of the random ones'; NaN where none of those does anything."""
+        size = float(np.sqrt(np.mean(self.random**2)))
+        return abs(self.own.estimate) / size if size > 0 else float("nan")
 
 
 def random_directions(like: Tensor, count: int, seed: int = 0, rows: Tensor | None = None) -> Tensor:

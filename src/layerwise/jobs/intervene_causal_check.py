@@ -1,0 +1,214 @@
+"""``intervention: causal_check``: does the model use what a probe reads?
+
+The recipe: load the probe and the texts that its run held out; ask the model about them; act along the probe's direction where it reads, and
+along random directions of the same length; see whether behaviour moves, by more than with those.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerwise.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from layerwise.data.dataset import TextDataset
+    from layerwise.data.pairs.pairs import PromptPairs
+    from layerwise.interventions.steering.check import Checked
+    from layerwise.interventions.steering.config import CausalCheck
+    from layerwise.interventions.steering.doses import AgainstRandom
+    from layerwise.jobs.intervene import InterveneConfig
+    from layerwise.models.model import LanguageModel
+    from layerwise.tracking.run import Tracker
+    from layerwise.tracking.servable import AttachedProbe
+
+ALPHA = 0.05
+
+
+def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) -> str:
+    """Load, ask, act, compare with chance, record; returns the summary."""
+    from layerwise.interventions.metrics import metric_entry
+    from layerwise.interventions.steering.check import check_direction
+    from layerwise.interventions.steering.config import CausalCheck
+    from layerwise.interventions.steering.doses import random_directions
+    from layerwise.interventions.sweeps.asked import ask
+    from layerwise.progress import Progress
+    from layerwise.tracking.lineage import probe_uri, record_probe
+    from layerwise.tracking.servable import load_probe
+
+    settings: Any = config.intervention
+    assert isinstance(settings, CausalCheck)
+    metric_entry(config.metric)
+    uri = probe_uri(tracker.server, settings.probe)
+    attached = load_probe(uri, model)
+    model = attached.model
+    site = need_linear(attached, settings.vector != "means")
+    fitted, held_out = _texts(config, tracker, uri)
+    pairs, labels = _prompts(config, settings, held_out)
+    tracker.begin(model=model.fingerprint, data=pairs.digest(), fitted=fitted.digest(), probe=uri)
+    tracker.language_model(model)
+    record_probe(tracker, uri)
+    tracker.dataset(pairs, "prompts")
+    asked = ask(model, pairs)
+    for note in (*pairs.notes, *asked.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+    rows, direction = probe_direction(attached, settings.vector, fitted, config.store)
+    kinds = {"sphere": None, "activations": rows}
+    controls = {
+        name: random_directions(direction, settings.random, config.seed + number, kinds[name])
+        for number, name in enumerate(settings.control)
+    }
+    runs = (1 + settings.random * len(controls)) * (len(settings.strengths) + 1) * len(asked)
+    with Progress("causal check", runs, "run") as progress:
+        found = check_direction(
+            asked, site, direction, controls, settings.strengths, config.metric, positions=settings.positions,
+            mean=rows.mean(0), token_budget=config.token_budget, done=progress.advance,
+        )  # fmt: skip
+    title = f"{settings.vector} of the probe at {site} of {model.name}"
+    tracker.name(f"causal check: {title}")
+    tracker.tags(
+        {
+            "intervention": settings.kind,
+            "site": site,
+            "dataset": pairs.name,
+            "metric": config.metric,
+            "vector": settings.vector,
+        }
+    )
+    length = float(direction.norm())
+    spread = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
+    tracker.metrics({"direction/length": length, "activations/spread": spread})
+    lines = [
+        f"{uri}: {title}, {found.doses.clean.size} prompts of {pairs.name}, acted on at {settings.positions}",
+        f"strength 1 is {length:.2f} long; activations lie {spread:.1f} from their mean",
+        *_record(found, asked.pairs, labels, config, tracker, title),
+    ]
+    return "\n".join(lines)
+
+
+def need_linear(attached: AttachedProbe, weights: bool = True) -> str:
+    """The one site of a probe of two classes. Raises UserError for a probe that has no direction, where its weights are asked for."""
+    probe = attached.probe
+    if len(probe.sites) != 1 or probe.pooler.startswith("none"):
+        raise UserError(
+            f"this probe reads {', '.join(probe.sites)} with the pooler {probe.pooler}: a direction needs one site and one vector of each text."
+        )
+    if probe.task != "classification" or len(probe.estimator.classes_) != 2:
+        raise UserError("this probe does not tell two classes apart, so there is no one direction between them.")
+    coefficients = getattr(probe.estimator, "coef_", None)
+    if weights and (coefficients is None or np.ndim(coefficients) != 2 or len(coefficients) != 1):
+        raise UserError(
+            f"a probe {type(probe.estimator).__name__} has no weights that are a direction.\n"
+            "Take a linear one, or say intervention.vector=means."
+        )
+    return str(probe.sites[0])
+
+
+def probe_direction(
+    attached: AttachedProbe, vector: str, fitted: TextDataset, store: str | None
+) -> tuple[Tensor, Tensor]:
+    """What the probe reads in the texts (n, width), and its direction (width,), float32, as long as the classes lie apart along it."""
+    import torch
+
+    from layerwise.activations.collect import collect
+    from layerwise.activations.store import Store
+    from layerwise.interventions.steering.directions import as_far_as_the_classes, difference_of_means, pattern
+
+    probe = attached.probe
+    found = collect(
+        attached.model, fitted, list(probe.sites), [probe.pooler], store=Store(store), max_length=probe.max_length
+    )
+    rows = torch.as_tensor(np.asarray(found.matrix(probe.sites[0]), dtype=np.float64))
+    labels = torch.from_numpy(np.asarray(fitted.labels))
+    if vector == "means":
+        direction = difference_of_means(rows, labels)
+    else:
+        weights = torch.from_numpy(np.asarray(probe.estimator.coef_, dtype=np.float64))[0]
+        direction = as_far_as_the_classes(pattern(weights, rows) if vector == "pattern" else weights, rows, labels)
+    return rows.float(), direction.float()
+
+
+def _texts(config: InterveneConfig, tracker: Tracker, uri: str) -> tuple[TextDataset, TextDataset]:
+    """(fitted on, held out) texts: those of the probe's run, or the named ones divided as a probe would have divided them."""
+    from layerwise.data.load import load_dataset
+    from layerwise.data.splits import train_test
+    from layerwise.jobs.probe_texts import texts_of
+
+    if config.texts is None:
+        return texts_of(tracker.server, uri)
+    dataset = load_dataset(config.texts)
+    development, test = train_test(dataset, seed=config.seed)
+    return dataset.select(development), dataset.select(test)
+
+
+def _prompts(
+    config: InterveneConfig, settings: CausalCheck, held_out: TextDataset
+) -> tuple[PromptPairs, np.ndarray | None]:
+    """The prompts, and of texts that are asked about their labels."""
+    from layerwise.data.pairs.load import load_pairs
+    from layerwise.interventions.steering.questions import ask_about
+
+    if settings.question is None:
+        return load_pairs(config.pairs), None
+    rows = np.random.default_rng(config.seed).permutation(len(held_out))[: settings.limit]
+    chosen = held_out.select(np.sort(rows))
+    return ask_about(chosen.texts, settings.question, chosen.groups, held_out.name), chosen.labels
+
+
+def _record(
+    found: Checked, pairs: PromptPairs, labels: np.ndarray | None, config: InterveneConfig, tracker: Tracker, title: str
+) -> list[str]:
+    """Metrics, tables and figures; the lines that say what came out."""
+    from layerwise.interventions.metrics import metric_entry
+    from layerwise.measures.statistics import mean_interval
+    from layerwise.reports.interventions.causal_check import causal_check_charts
+
+    words, clean = metric_entry(config.metric).words, found.doses.clean
+    lines = [f"{words}: {clean.mean():+.3f} as it is"]
+    texts = found.texts()
+    texts.insert(1, "text", pairs.clean)
+    if labels is not None:
+        texts.insert(2, "label", labels)
+        means = {label: float(clean[labels == label].mean()) for label in (1, 0)}
+        tracker.metrics({f"clean/{config.metric}_class_{label}": value for label, value in means.items()})
+        lines[0] += f" ({means[1]:+.3f} of the second class, {means[0]:+.3f} of the first)"
+    tracker.metrics({f"clean/{config.metric}": float(clean.mean())})
+    for name, against in (("added", found.added_against), ("removed", found.removed_against)):
+        for control in found.controls:
+            result = against(control, config.seed)
+            tracker.metrics(_metrics(name, control, result))
+            lines.append(_line(name, control, result))
+    bands = {}
+    for strength, effects in zip(found.doses.strengths, found.doses.effects[0], strict=True):
+        interval = mean_interval(effects, bounds=(-np.inf, np.inf), seed=config.seed)
+        bands[float(strength)] = (interval.low, interval.high)
+    table = found.table()
+    tracker.table(table, "doses")
+    tracker.table(texts, "prompts")
+    for name, chart in causal_check_charts(table, bands, words, title).items():
+        tracker.figure(chart, name)
+    return lines
+
+
+def _metrics(name: str, control: str, result: AgainstRandom) -> dict[str, float]:
+    own = result.own
+    values = {
+        f"{name}/effect": own.estimate, f"{name}/effect_low": own.low, f"{name}/effect_high": own.high,
+        f"{name}/p_{control}": result.p, f"{name}/times_{control}": result.times_random,
+        f"{name}/rms_{control}": float(np.sqrt(np.mean(result.random**2))),
+    }  # fmt: skip
+    return {key: value for key, value in values.items() if np.isfinite(value)}
+
+
+def _line(name: str, control: str, result: AgainstRandom) -> str:
+    what = "added, per unit of strength" if name == "added" else "projected out"
+    own = f"{what}: {result.own.estimate:+.4f} [{result.own.low:+.4f}, {result.own.high:+.4f}]"
+    if not result.random.any():
+        return f"{own}; random directions ({control}) do nothing at all: no later token sees what is changed there"
+    verdict = "more than" if result.p <= ALPHA else "no more than"
+    return f"{own}; {result.times_random:.1f} times random ({control}), p {result.p:.3f}: {verdict} random directions"
