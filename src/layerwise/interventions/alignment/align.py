@@ -7,42 +7,44 @@ reaches, and how often the answer is right with nothing exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from layerwise.activations.store import Store
 from layerwise.interventions.alignment.config import Method, Training
 from layerwise.interventions.alignment.counterfactuals import Counterfactuals
+from layerwise.interventions.alignment.grid import Means, Side, acting_alone, group_plans
 from layerwise.interventions.alignment.hypotheses import Hypothesis, lay_over, plan_of
-from layerwise.interventions.alignment.stacked import Cells, Stack, form
-from layerwise.interventions.alignment.stored import Bases, collect_sources, columns_of, make_bases, part_of
-from layerwise.interventions.alignment.tasks import AlignmentTask, classes
+from layerwise.interventions.alignment.stacked import Stack
+from layerwise.interventions.alignment.stored import part_of
+from layerwise.interventions.alignment.tasks import AlignmentTask
 from layerwise.interventions.alignment.training import answers_of_stack, frozen, train_stack
 from layerwise.interventions.intervened import Intervened
-from layerwise.interventions.operations.rotations import BoundlessSwap, MaskedSwap, RotatedSwap
+from layerwise.interventions.operations.rotations import BoundlessSwap, MaskedSwap
+from layerwise.interventions.prompts import Prompts
 from layerwise.models.batch import budget_of
 
 MEMORY = 2**30  # bytes of bases' residuals, keys and values that are kept; without room they are made again
+RANDOM_SEED = 7919  # added to the seed of a basis for the random one it is set beside
 
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """One hypothesis, trained and judged on n held-out pairs.
+    """One hypothesis, judged on n held-out pairs.
 
-    right: (n,) whether the answer is the causal model's. control: the same in a random basis of the same form. whole: with all of the
-    place exchanged; None where several variables share it. alone: place by place, where there are several.
-    losses: (steps,). plan: the trained plan over the model.
+    right: (n,) whether the answer is the causal model's. control: the same in a random basis of the same form; None where the
+    basis is the model's own. whole: with all of the place exchanged; None where several variables share it.
+    alone: place by place, where there are several. losses: (steps,) of the training. plan: the trained plan over the model.
     """
 
     hypothesis: Hypothesis
     plan: Intervened
     right: np.ndarray
-    control: np.ndarray
+    control: np.ndarray | None
     whole: np.ndarray | None
     alone: tuple[np.ndarray, ...]
     losses: np.ndarray
@@ -53,190 +55,147 @@ class Aligned:
         return float(self.right.mean())
 
     @property
-    def shares(self) -> list[np.ndarray] | None:
-        """Of boundaries and masks: (width,) how much of each number of the basis is exchanged, place by place."""
-        operations = [operation for operation in self.plan.operations.values()]
-        if not all(isinstance(operation, BoundlessSwap | MaskedSwap) for operation in operations):
-            return None
-        return [operation.share().detach().cpu().numpy() for operation in operations]  # type: ignore[operator]
+    def shares(self) -> list[np.ndarray]:
+        """Of boundaries and masks: (width,) how much of each number of the basis is exchanged, place by place; of others none."""
+        operations = self.plan.operations.values()
+        return [one.share().detach().cpu().numpy() for one in operations if isinstance(one, BoundlessSwap | MaskedSwap)]
 
     @property
-    def bases(self) -> list[np.ndarray] | None:
-        """(width, rank) the learned basis of each place; None where the model's own is used."""
+    def bases(self) -> list[np.ndarray]:
+        """(width, rank) the learned basis of each place; none where the model's own is used."""
         found = [getattr(operation, "basis", None) for operation in self.plan.operations.values()]
-        if any(basis is None for basis in found):
-            return None
-        return [basis.weight.detach().cpu().numpy() for basis in found]
+        return [basis.weight.detach().cpu().numpy() for basis in found if basis is not None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
-    """Pairs of one side (training or held out) as the model meets them."""
+class Alignment:
+    """A search for variables in a model: the task, how they are exchanged, and what may be used for it.
 
-    bases: Bases
-    sources: dict[str, dict[tuple[str, str], Tensor]]
-    active: dict[str, Tensor]
-    right: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Plans that are trained together from one block on: their numbers in the list of hypotheses."""
-
-    numbers: list[int]
-    layer: int
-    column: int
-
-
-def align(
-    model: Any,
-    task: AlignmentTask,
-    hypotheses: Sequence[Hypothesis],
-    train: Counterfactuals,
-    held_out: Counterfactuals,
-    *,
-    method: Method = "low_rank",
-    size: int = 1,
-    training: Training | None = None,
-    seed: int = 0,
-    store: Store | None = None,
-    token_budget: int | None = None,
-    memory: int = MEMORY,
-    done: Callable[[int], None] = lambda pairs: None,
-) -> Iterator[list[Aligned]]:
-    """Train every hypothesis and judge it, group by group of those that run together.
-
-    Args:
-        hypotheses: all of the variables that the counterfactuals exchange.
-        store: where sources' activations are looked for and kept.
-        token_budget: tokens of one forward; more hypotheses are trained together.
-        memory: bytes of residuals, keys and values that may be kept of the bases.
-        done: is told how many pairs each batch has finished.
-
-    Raises UserError for sites the model lacks, positions a text lacks, and sizes beyond a place's width.
+    method, size: as in the settings. token_budget: tokens of one forward; with more, more hypotheses are trained together.
+    memory: bytes of residuals, keys and values that may be kept of the bases. store: where sources' activations are kept.
     """
-    training = training or Training()
-    budget = budget_of(model.device, token_budget)
-    example = part_of(task.encode(model, held_out.base[:2]), torch.arange(2, device=model.device))
-    plans = [
-        lay_over(model, one, plan_of(one, method, size, seed, temperature=training.temperature[0]), example, size)
-        for one in hypotheses
-    ]
-    wanted = list(
-        {
-            (str(unit.read), str(unit.step.positions)): (unit.read, str(unit.step.positions))
-            for plan in plans
-            for unit in plan.units
-        }.values()
-    )
-    sides = [
-        _Side(
-            make_bases(model, task, pairs.base, memory=memory // 2, token_budget=budget),
-            {
-                name: collect_sources(model, task, pairs.sources[name], wanted, token_budget=budget, store=store)
-                for name in pairs.variables
-            },
-            {
-                name: torch.tensor([name in swapped for swapped in pairs.swapped], device=model.device)
-                for name in pairs.variables
-            },
-            classes(task, pairs.answers).to(model.device),
-        )
-        for pairs in (train, held_out)
-    ]  # fmt: skip
-    with frozen(model.module):
-        for group in _groups(plans, sides[0], training.batch_size, budget):
-            chosen = [plans[number] for number in group.numbers]
-            yield _aligned(
-                model, [hypotheses[number] for number in group.numbers], chosen, sides, group, method, size, training, seed,
-                example, budget, done,
-            )  # fmt: skip
 
+    model: Any
+    task: AlignmentTask
+    method: Method = "low_rank"
+    size: int = 1
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    token_budget: int | None = None
+    memory: int = MEMORY
+    store: Store | None = None
 
-def _aligned(
-    model: Any, hypotheses: list[Hypothesis], plans: list[Intervened], sides: list[_Side], group: _Group, method: Method,
-    size: int, training: Training, seed: int, example: Any, budget: int, done: Callable[[int], None],
-) -> list[Aligned]:  # fmt: skip
-    fitting, judging = sides
-    stack = Stack(plans)
-    cells = _cells(stack, fitting)
-    losses = train_stack(stack, fitting.bases, cells, fitting.right, group.layer, training, seed, done)
-    cells = _cells(stack, judging)
-    batch = max(1, budget // (len(plans) * judging.bases.cost(group.layer, cells.first)))
+    @property
+    def means(self) -> Means:
+        return Means(budget_of(self.model.device, self.token_budget), self.memory // 2, self.store)
 
-    def right(stack: Stack, cells: Cells) -> np.ndarray:
-        answers = answers_of_stack(stack, judging.bases, cells, group.layer, batch)
-        return (answers == judging.right).cpu().numpy()
+    def plans(
+        self, hypotheses: Sequence[Hypothesis], pairs: Counterfactuals, method: Method | None, seed: int
+    ) -> list[Intervened]:
+        """A plan over the model for each hypothesis, untrained. Raises UserError for what does not fit the model."""
+        example = self._example(pairs)
+        temperature = self.training.temperature[0]
+        return [
+            lay_over(
+                self.model, one, plan_of(one, method, self.size, seed, temperature=temperature), example, self.size
+            )
+            for one in hypotheses
+        ]
 
-    def laid(method: Method | None, seed: int) -> list[Intervened]:
-        return [lay_over(model, one, plan_of(one, method, size, seed), example, size) for one in hypotheses]
+    def search(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        train: Counterfactuals,
+        held_out: Counterfactuals,
+        done: Callable[[int], None] = lambda pairs: None,
+    ) -> Iterator[tuple[int, Aligned]]:
+        """Train every hypothesis and judge it, with its number, group by group of those that run together.
 
-    found = right(stack, cells)
-    random = Stack([_as_random(plan, other) for plan, other in zip(plans, laid(method, seed + 7919), strict=True)])
-    control = right(random, cells)
-    single = len(hypotheses[0].variables) == 1
-    whole = right(Stack(laid(None, seed)), cells) if single else None
-    places = len(hypotheses[0].places)
-    alone = [right(stack, _only(stack, cells, place)) for place in range(places)] if places > 1 else []
-    return [
-        Aligned(
-            hypothesis, plan, found[k], control[k], None if whole is None else whole[k], tuple(part[k] for part in alone), losses[:, k]
-        )
-        for k, (hypothesis, plan) in enumerate(zip(hypotheses, plans, strict=True))
-    ]  # fmt: skip
+        hypotheses: of the variables that the counterfactuals exchange. done: is told how many pairs each batch has finished.
+        Raises UserError for sites the model lacks, positions a text lacks, and sizes beyond a place's width.
+        """
+        plans = self.plans(hypotheses, train, self.method, self.seed)
+        fitting, judging = (Side.of(self.model, self.task, pairs, plans, self.means) for pairs in (train, held_out))
+        with frozen(self.model.module):
+            for group in group_plans(plans, fitting.bases, self.training.batch_size, self.means.token_budget):
+                stack = Stack([plans[number] for number in group.numbers])
+                losses = train_stack(
+                    stack,
+                    fitting.bases,
+                    fitting.cells(stack),
+                    fitting.right,
+                    group.layer,
+                    self.training,
+                    self.seed,
+                    done,
+                )
+                chosen = [hypotheses[number] for number in group.numbers]
+                judged = self._judged(chosen, stack, judging, group.layer, held_out, losses)
+                yield from zip(group.numbers, judged, strict=True)
 
+    def judge(
+        self, hypotheses: Sequence[Hypothesis], plans: Sequence[Intervened], held_out: Counterfactuals
+    ) -> Iterator[tuple[int, Aligned]]:
+        """Judge plans as they are."""
+        judging = Side.of(self.model, self.task, held_out, plans, self.means)
+        with frozen(self.model.module):
+            for group in group_plans(plans, judging.bases, 1, self.means.token_budget):
+                stack = Stack([plans[number] for number in group.numbers])
+                chosen, nothing = [hypotheses[number] for number in group.numbers], np.zeros((0, len(group.numbers)))
+                judged = self._judged(chosen, stack, judging, group.layer, held_out, nothing)
+                yield from zip(group.numbers, judged, strict=True)
 
-def _groups(plans: Sequence[Intervened], side: _Side, batch_size: int, budget: int) -> Iterable[_Group]:
-    """Plans of one form that begin at one block, near enough in their columns that few tokens run in vain."""
-    found: list[_Group] = []
-    begins = []
-    for number, plan in enumerate(plans):
-        starts = [side.bases.start(unit.place.site) for unit in plan.units]
-        column = min(int(columns_of(side.bases.prompts, str(unit.step.positions)).min()) for unit in plan.units)
-        begins.append((min(layer for _, layer in starts), -column, repr(form(plan)), number))
-    forms: dict[tuple[int, str], _Group] = {}
-    for layer, column, kind, number in sorted(begins):
-        key, cost = (layer, kind), side.bases.cost(layer, -column)
-        group = forms.get(key)
-        near = group is not None and cost <= 2 * side.bases.cost(layer, group.column)
-        if group is None or not near or (len(group.numbers) + 1) * batch_size * cost > budget:
-            forms[key] = group = _Group([], layer, -column)
-            found.append(group)
-        group.numbers.append(number)
-    return found
+    def _judged(
+        self,
+        hypotheses: list[Hypothesis],
+        stack: Stack,
+        side: Side,
+        layer: int,
+        pairs: Counterfactuals,
+        losses: np.ndarray,
+    ) -> list[Aligned]:
+        cells = side.cells(stack)
+        tokens = len(stack.plans) * side.bases.cost(layer, cells.first)
+        batch = max(1, self.means.token_budget // tokens)
 
+        def right(stack: Stack, cells: Any) -> np.ndarray:
+            answers = answers_of_stack(stack, side.bases, cells, layer, batch)
+            return (answers == side.right).cpu().numpy()
 
-def _cells(stack: Stack, side: _Side) -> Cells:
-    columns, values, active = [], [], []
-    for units in stack.units:
-        columns.append(torch.stack([columns_of(side.bases.prompts, str(unit.step.positions)) for unit in units]))
-        source = side.sources[units[0].step.source]
-        values.append(torch.stack([source[str(unit.read), str(unit.step.positions)] for unit in units]))
-        active.append(side.active[units[0].step.source])
-    return Cells(columns, values, active)
+        found = right(stack, cells)
+        control = None
+        if self.method != "interchange":
+            random = self.plans(hypotheses, pairs, self.method, self.seed + RANDOM_SEED)
+            for plan, other in zip(stack.plans, random, strict=True):
+                _take_shares(plan, other)
+            control = right(Stack(random), cells)
+        whole = None
+        if len(hypotheses[0].variables) == 1:
+            whole = right(Stack(self.plans(hypotheses, pairs, None, self.seed)), cells)
+        places = len(hypotheses[0].places)
+        alone = [right(stack, acting_alone(stack, cells, place)) for place in range(places)] if places > 1 else []
+        return [
+            Aligned(
+                hypothesis, stack.plans[k], found[k], None if control is None else control[k], None if whole is None else whole[k],
+                tuple(part[k] for part in alone), losses[:, k],
+            )
+            for k, hypothesis in enumerate(hypotheses)
+        ]  # fmt: skip
 
-
-def _only(stack: Stack, cells: Cells, place: int) -> Cells:
-    """The cells with one place acting alone."""
-    keys = list(dict.fromkeys(units[0].key for units in stack.units))
-    active = [
-        part if units[0].key == keys[place] else torch.zeros_like(part)
-        for part, units in zip(cells.active, stack.units, strict=True)
-    ]
-    return Cells(cells.columns, cells.values, active)
+    def _example(self, pairs: Counterfactuals) -> Prompts:
+        settings = pairs.base[:2]
+        return part_of(self.task.encode(self.model, settings), torch.arange(len(settings), device=self.model.device))
 
 
 @torch.no_grad()
-def _as_random(plan: Intervened, other: Intervened) -> Intervened:
-    """``other``, whose bases are random, with as much exchanged as in ``plan``."""
-    for key, operation in plan.operations.items():
-        random = other.operations[key]
-        if isinstance(operation, BoundlessSwap | MaskedSwap) and isinstance(random, BoundlessSwap | MaskedSwap):
-            random.temperature.copy_(operation.temperature)
-        if isinstance(operation, BoundlessSwap) and isinstance(random, BoundlessSwap):
-            random.boundary.copy_(operation.boundary)
-        if isinstance(operation, MaskedSwap) and isinstance(random, MaskedSwap):
-            order = torch.randperm(len(operation.mask), generator=torch.Generator().manual_seed(0))
-            random.mask.copy_(operation.mask[order.to(operation.mask.device)])
-        assert isinstance(operation, BoundlessSwap | MaskedSwap | RotatedSwap)
-    return other
+def _take_shares(plan: Intervened, random: Intervened) -> None:
+    """As much is exchanged in the random basis as in the plan's own; of a mask without a basis, other numbers."""
+    for key, own in plan.operations.items():
+        other = random.operations[key]
+        if isinstance(own, BoundlessSwap) and isinstance(other, BoundlessSwap):
+            other.temperature.copy_(own.temperature)
+            other.boundary.copy_(own.boundary)
+        elif isinstance(own, MaskedSwap) and isinstance(other, MaskedSwap):
+            other.temperature.copy_(own.temperature)
+            order = torch.randperm(len(own.mask), generator=torch.Generator().manual_seed(0))
+            other.mask.copy_(own.mask[order.to(own.mask.device)])

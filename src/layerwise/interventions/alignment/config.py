@@ -7,7 +7,7 @@ from typing import Literal
 
 from layerwise.errors import UserError
 
-Method = Literal["low_rank", "rotation", "boundless", "mask", "rotated_mask"]
+Method = Literal["low_rank", "rotation", "boundless", "mask", "rotated_mask", "interchange"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,13 @@ class Alignment:
     task: agreement, arithmetic, price_tagging, hierarchical_equality, or file.py:name of one of your own.
     variables: which are looked for; by default all between inputs and answer.
     together: the variables get parts of one rotation, and are exchanged alone and at once; otherwise each has rotations of its own.
-    method: low_rank, rotation, boundless, mask or rotated_mask.
-    size: numbers of the rotated space that stand for one variable (low_rank, rotation).
+    method: what is learned: low_rank, rotation, boundless, mask or rotated_mask; or interchange, which takes numbers of the model's own.
+    size: numbers of the space that stand for one variable (low_rank, rotation, interchange).
+    train_model: interchange intervention training (Geiger et al. 2022): the model itself is trained too, until exchanging these numbers
+        does what exchanging the variable would do.
     sites, positions: every pair of a site and positions is a place that is tried; a position is as in plans: last, -3, part:subject.
-    joint: what is exchanged at once. nothing: one place; positions: all positions of a site, as one long vector with one rotation;
-        places: all places, each with a rotation of its own, beside each alone (do they vote?).
+    joint: what is exchanged at once. nothing: one place, the tokens of a position alike; tokens: the tokens of a position are one long
+        vector with one rotation; places: all places, each with a rotation of its own, beside each alone (do they vote?).
     pairs, held_out: how many counterfactuals are trained on, and judged by.
     known_only: leave out pairs whose base or source the model answers wrongly.
     training: how.
@@ -69,10 +71,11 @@ class Alignment:
     size: int = 1
     sites: tuple[str, ...] = ("resid_post.*",)
     positions: tuple[str, ...] = ("last",)
-    joint: Literal["nothing", "positions", "places"] = "nothing"
+    joint: Literal["nothing", "tokens", "places"] = "nothing"
     pairs: int = 256
     held_out: int = 256
     known_only: bool = True
+    train_model: bool = False
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
@@ -81,5 +84,9 @@ class Alignment:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not self.sites or not self.positions:
             raise UserError("an alignment needs sites and positions to look at.")
-        if self.together and self.method not in ("low_rank", "rotation"):
-            raise UserError(f"variables share a low_rank or full rotation, not a {self.method}: leave together out.")
+        if self.together and self.method not in ("low_rank", "rotation", "interchange"):
+            raise UserError(
+                f"variables share a basis only with low_rank, rotation or interchange, not with {self.method}."
+            )
+        if self.train_model and self.method != "interchange":
+            raise UserError("a model is trained for numbers of its own: say method: interchange with train_model.")

@@ -46,7 +46,7 @@ def plan_of(
     steps = []
     for number, (site, positions) in enumerate(hypothesis.places):
         operation = _operation(method, size * len(hypothesis.variables), seed + number, temperature)
-        whole = method is None or (method not in ("low_rank", "rotation"))
+        whole = method not in ("low_rank", "rotation", "interchange")
         if whole and len(hypothesis.variables) > 1:
             raise UserError(f"{hypothesis}: variables that share a basis need a rotation with a part for each.")
         for part, variable in enumerate(hypothesis.variables):
@@ -78,7 +78,7 @@ def lay_over(model: Any, hypothesis: Hypothesis, plan: Plan, example: Run, size:
 
 def _operation(method: Method | None, rank: int, seed: int, temperature: float) -> OperationSettings:
     match method:
-        case None:
+        case None | "interchange":
             return Interchange()
         case "low_rank":
             return LowRankRotation(rank=rank, seed=seed)

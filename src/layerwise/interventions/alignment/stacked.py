@@ -113,7 +113,7 @@ class Stack:
     def restore(self) -> None:
         """Put the stacked parameters and buffers into the plans' own operations."""
         for key, stacked in self._stacked.items():
-            for number, plan in enumerate(self.plans):
+            for number in range(len(self.plans)):
                 own = next(units[number] for units in self.units if units[0].key == key).operation
                 state = {**dict(own.named_parameters()), **dict(own.named_buffers())}
                 for name, tensor in {**stacked.parameters, **stacked.buffers}.items():

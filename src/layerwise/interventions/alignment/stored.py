@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,27 +64,29 @@ def collect_sources(
         return kept
     prompts = task.encode(model, settings)
     found: dict[tuple[str, str], list[Tensor]] = {}
-    for rows in _batches(prompts.batch, token_budget):
+    for rows in token_batches(prompts.batch, token_budget):
         part = part_of(prompts, rows)
-        tokens = None if model.sites.stacks else part.batch.mask.shape[1]
-        cells = {positions: find_cells(Positions(positions), part, "the alignment") for _, positions in left}
-
-        def reading(site: str) -> Callable[[Tensor], Tensor]:
-            def read(value: Tensor) -> Tensor:
-                for place, positions in left:
-                    if place.site == site:
-                        values = taken(value, place, cells[positions], tokens).rows
-                        found.setdefault((str(place), positions), []).append(
-                            values.view(len(part), -1, values.shape[-1])
-                        )
-                return value.new_empty(0)
-
-            return read
-
         for _, positions in left:
             columns_of(part, positions)
-        run(model, part.batch, {site: reading(site) for site in dict.fromkeys(place.site for place, _ in left)})
+        sites = dict.fromkeys(place.site for place, _ in left)
+        run(model, part.batch, {site: _reader(model, part, site, left, found) for site in sites})
     return {**kept, **{key: torch.cat(parts) for key, parts in found.items()}}
+
+
+def _reader(
+    model: Any, prompts: Prompts, site: str, wanted: Sequence[Wanted], found: dict[tuple[str, str], list[Tensor]]
+) -> Callable[[Tensor], Tensor]:
+    """A read that adds one batch's values at a site to ``found``."""
+    tokens = None if model.sites.stacks else prompts.batch.mask.shape[1]
+
+    def read(value: Tensor) -> Tensor:
+        for place, positions in wanted:
+            if place.site == site:
+                rows = taken(value, place, find_cells(Positions(positions), prompts, "the alignment"), tokens).rows
+                found.setdefault((str(place), positions), []).append(rows.view(len(prompts), -1, rows.shape[-1]))
+        return value.new_empty(0)
+
+    return read
 
 
 def _from_store(
@@ -160,7 +161,7 @@ class WholeRuns:
         tokens = int(part.mask.shape[1])
         with torch.set_grad_enabled(grad), tapped(self.model, {}, stack.writes(cells, tokens, {}, tokens)):
             output = self.model.module(**inputs)
-        return _outputs(output).view(copies, len(rows), -1)
+        return outputs_of(output).view(copies, len(rows), -1)
 
 
 class StoredTexts:
@@ -222,7 +223,7 @@ class StoredTexts:
         return all(torch.equal(found[name], after) for name, after in zip(names, first.residuals[1:], strict=True))
 
     def _keep(self) -> Pass:
-        passes = [self._pass(rows) for rows in _batches(self.prompts.batch, self._budget)]
+        passes = [self._pass(rows) for rows in token_batches(self.prompts.batch, self._budget)]
         residuals = tuple(torch.cat(parts) for parts in zip(*(one.residuals for one in passes), strict=True))
         states = tuple(
             (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
@@ -262,10 +263,12 @@ def part_of(prompts: Prompts, rows: Tensor) -> Prompts:
     )
 
 
-def _batches(batch: Batch, token_budget: int) -> Sequence[Tensor]:
+def token_batches(batch: Batch, token_budget: int) -> Sequence[Tensor]:
+    """The numbers of the texts, as many at once as the budget allows."""
     n, tokens = batch.mask.shape
     return torch.arange(n, device=batch.mask.device).split(max(1, token_budget // tokens))
 
 
-def _outputs(output: Any) -> Tensor:
+def outputs_of(output: Any) -> Tensor:
+    """The tensor that a module returns, or the logits it returns beside others."""
     return output if isinstance(output, Tensor) else output.logits

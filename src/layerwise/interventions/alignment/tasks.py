@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerwise.errors import UserError
 from layerwise.interventions.alignment.causal_model import CausalModel, Setting
-from layerwise.interventions.alignment.sampling import Filter
+from layerwise.interventions.alignment.sampling import Filter, Sampler
 from layerwise.interventions.prompts import Prompts, prompts
 from layerwise.models.batch import Batch
 
@@ -22,6 +22,7 @@ class AlignmentTask(Protocol):
     """What an alignment asks of a task.
 
     held_out: settings that training never sees; None where they come from a space too large to meet one twice.
+    allowed: settings that make sense; None for all. learn: trains a network on the task, where it has one of its own.
     """
 
     @property
@@ -32,6 +33,10 @@ class AlignmentTask(Protocol):
     def answers(self) -> tuple[Any, ...]: ...
     @property
     def held_out(self) -> Filter | None: ...
+    @property
+    def allowed(self) -> Filter | None: ...
+    @property
+    def learn(self) -> Callable[..., Any] | None: ...
 
     def encode(self, model: Any, settings: Sequence[Setting]) -> Prompts:
         """Settings as one batch of inputs."""
@@ -52,6 +57,8 @@ class VectorTask:
     answers: tuple[Any, ...]
     vector: Callable[[Setting], Sequence[float]]
     held_out: Filter | None = None
+    learn: Callable[..., Any] | None = None
+    allowed: Filter | None = None
 
     def encode(self, model: Any, settings: Sequence[Setting]) -> Prompts:
         values = torch.tensor([self.vector(setting) for setting in settings], device=model.device, dtype=model.dtype)
@@ -77,6 +84,8 @@ class TextTask:
     text: Callable[[Setting], tuple[str, Spans]]
     words: Mapping[Any, str]
     held_out: Filter | None = None
+    learn: Callable[..., Any] | None = None
+    allowed: Filter | None = None
 
     def encode(self, model: Any, settings: Sequence[Setting]) -> Prompts:
         texts, parts = zip(*(self.text(setting) for setting in settings), strict=True)
@@ -84,14 +93,11 @@ class TextTask:
 
     def candidates(self, model: Any) -> Tensor:
         """Raises UserError where two answers begin with the same token."""
-        given = self.text(self.causal.run(_some_inputs(self.causal)))[0]
-        texts = [given, *(given + self.words[answer] for answer in self.answers)]
-        ids = model.tokenize(texts).ids
-        prompt, rest = ids[0], ids[1:]
+        given = self.text(Sampler(self.causal, 0, where=self.allowed).draw())[0]
+        prompt, *rest = model.tokenize([given, *(given + self.words[answer] for answer in self.answers)]).ids
         # What a tokenizer puts at the end of every text belongs to no answer.
-        start = next(
-            (place for place in range(len(prompt)) if any(row[place] != prompt[place] for row in rest)), len(prompt)
-        )
+        differs = (place for place in range(len(prompt)) if any(row[place] != prompt[place] for row in rest))
+        start = next(differs, len(prompt))
         tokens = [int(row[start]) for row in rest]
         for place, token in enumerate(tokens):
             if token in tokens[:place]:
@@ -106,9 +112,3 @@ def classes(task: AlignmentTask, values: Sequence[Any]) -> Tensor:
     """(n,) the number of each answer."""
     numbers = {answer: number for number, answer in enumerate(task.answers)}
     return torch.tensor([numbers[value] for value in values])
-
-
-def _some_inputs(causal: CausalModel) -> Setting:
-    from layerwise.interventions.alignment.sampling import Sampler
-
-    return Sampler(causal, 0).draw()

@@ -129,7 +129,7 @@ def answers_of_stack(stack: Stack, bases: Bases, cells: Cells, layer: int, batch
     return torch.cat([bases.scores(stack, cells.rows(rows), rows, layer).argmax(-1) for rows in parts], 1)
 
 
-def train_whole(
+def train_by_batches(
     forward: Callable[[Tensor, float], tuple[Any, Tensor]],
     parameters: list[Tensor],
     n: int,
