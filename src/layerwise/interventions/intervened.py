@@ -141,18 +141,33 @@ class Intervened(nn.Module):
                     f"generate with {name} does not run one forward for each token, so a plan cannot act in it."
                 )
         prompts = as_prompts(self.model, base, side="left" if "decoder." not in self.model.sites.stacks else None)
-        request = self._request(prompts, sources, positions, subspaces, generates=True)
-        batch = prompts.batch
-        if "decoder." not in self.model.sites.stacks and not bool(batch.mask[:, -1].all()):
+        inputs = {name: prompts.batch.inputs[name] for name in ("input_ids", "attention_mask")}
+        with self.generating(prompts, sources, positions=positions, subspaces=subspaces) as acts:
+            output = self.model.module.generate(**inputs, **settings)
+        return _outcome(output, acts)
+
+    @contextmanager
+    def generating(
+        self,
+        base: Run,
+        sources: Mapping[str, Given] | None = None,
+        *,
+        positions: Mapping[str, Any] | None = None,
+        subspaces: Mapping[str, Any] | None = None,
+    ) -> Iterator[list[Act]]:
+        """The plan carried out in one generation of the model from ``base``, whoever runs it: the ``around`` of ``continue_texts``.
+
+        Raises UserError for texts padded on the right.
+        """
+        prompts = as_prompts(self.model, base)
+        if "decoder." not in self.model.sites.stacks and not bool(prompts.batch.mask[:, -1].all()):
             raise UserError(
                 "texts that go on must be padded on the left: make_batch(…, side='left'), or give the texts."
             )
-        running = self._running(request)
+        running = self._running(self._request(prompts, sources, positions, subspaces, generates=True))
         taps = running.base()
-        inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
         with tapped(self.model, taps.reads, taps.writes):
-            output = self.model.module.generate(**inputs, **settings)
-        return _outcome(output, running.acts)
+            yield running.acts
 
     def taps(
         self,

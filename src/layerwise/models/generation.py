@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,14 @@ def continue_texts(
     token_budget: int | None = None,
     around: Around | None = None,
     done: Callable[[int], None] = lambda prompts: None,
+    decoding: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
     """What the model writes behind each prompt (in its chat frame, if it has one), its likeliest token each time.
 
     Args:
         max_new_tokens: at most so many tokens.
         stop: a text ends behind the first of these that it holds.
+        decoding: of transformers' generate, in place of the likeliest token: sampling, beams.
         around: a context in which each batch is generated: taps.
         done: is told how many prompts each batch has finished.
 
@@ -57,7 +60,7 @@ def continue_texts(
         side = None if model.is_encoder_decoder or not takes_left_padding(model.module) else "left"
         batch = make_batch(model, tokens, rows, side)  # type: ignore[arg-type]
         width = 1 if model.is_encoder_decoder else batch.inputs["input_ids"].shape[1]
-        settings: dict[str, Any] = {**_GREEDY, "max_new_tokens": max_new_tokens}
+        settings: dict[str, Any] = {**_GREEDY, **decoding, "max_new_tokens": max_new_tokens}
         if model.tokenizer.pad_token_id is not None:
             settings["pad_token_id"] = model.tokenizer.pad_token_id
         if stop:

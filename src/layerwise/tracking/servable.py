@@ -10,24 +10,18 @@ recorded requirements pin the rest.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import time
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from shutil import copytree
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 from layerwise.errors import UserError, nearest
-from layerwise.tracking.datasets import DIGEST_LENGTH
+from layerwise.tracking.logged_models import Servable, log_servable, trusts
 from layerwise.tracking.models import TRACKED, local_folder, model_of_run
 from layerwise.tracking.server import connect
 
@@ -37,7 +31,6 @@ if TYPE_CHECKING:
     from layerwise.probes.fitted import FittedProbe
     from layerwise.tracking.run import Tracker
 
-TRUST_VARIABLE = "LAYERWISE_TRUST_REMOTE_CODE"
 _REQUIRED = ("mlflow", "torch", "transformers", "scikit-learn", "skops", "safetensors", "numpy", "pandas")
 _BUNDLE, _MODEL = "probe", "language_model"
 
@@ -61,68 +54,27 @@ def log_probe(
 
     if language_model is not None:
         FittedProbe.load(bundle, language_model, allow_code=True)  # this process just fitted it
-    client, run_id = tracker.client, tracker.run_id
     described = json.loads((bundle / "probe.json").read_text(encoding="utf-8"))
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment_id,
-        name=name,
-        source_run_id=run_id,
-        model_type="probe",
+
+    def write(folder: Path) -> None:
+        copytree(bundle, folder / _BUNDLE)
+        if language_model is not None:
+            with quiet_transformers():
+                language_model.module.save_pretrained(folder / _MODEL)
+                language_model.tokenizer.save_pretrained(folder / _MODEL)
+
+    probe = Servable(
+        kind="probe",
+        loader=__name__,
+        write=write,
+        signature=_signature(described, dataset is not None and dataset.pairs is not None),
+        requires=_REQUIRED,
         params={key: str(described[key]) for key in ("sites", "pooler", "task", "model_name") if key in described},
         tags={"layerwise.model_fingerprint": str(described.get("model_fingerprint", ""))},
+        metrics=metrics,
+        data=None if dataset is None else (dataset.name, dataset.digest()),
     )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            data, saved = Path(folder) / "data", Path(folder) / "model"
-            copytree(bundle, data / _BUNDLE)
-            if language_model is not None:
-                with quiet_transformers():
-                    language_model.module.save_pretrained(data / _MODEL)
-                    language_model.tokenizer.save_pretrained(data / _MODEL)
-            with warnings.catch_warnings():
-                # An example would be tried out at once, which loads the language model a second time.
-                warnings.filterwarnings("ignore", message=".*input example was not provided")
-                mlflow.pyfunc.save_model(
-                    str(saved),
-                    loader_module=__name__,
-                    data_path=str(data),
-                    signature=_signature(described, dataset is not None and dataset.pairs is not None),
-                    pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
-                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
-                    metadata={"layerwise_version": version("layerwise")},
-                )
-            client.log_model_artifacts(logged.model_id, str(saved))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    now = int(time.time() * 1000)
-    on = (
-        {"dataset_name": dataset.name, "dataset_digest": dataset.digest()[:DIGEST_LENGTH]}
-        if dataset is not None
-        else {}
-    )
-    own = [
-        Metric(key, float(value), now, 0, model_id=logged.model_id, run_id=run_id, **on)
-        for key, value in metrics.items()
-    ]
-    if own:
-        client.log_batch(run_id, metrics=own)
-    if register is not None:
-        _register(client, register, logged)
-    return f"models:/{logged.model_id}"
-
-
-def _register(client: mlflow.MlflowClient, name: str, logged: Any) -> None:
-    """The next version of the registered model ``name``; the first use of a name makes it."""
-    try:
-        client.create_registered_model(name)
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise UserError(f"the probe cannot be registered as {name!r}: {error.message}") from error
-    client.create_model_version(name, logged.artifact_location, run_id=logged.source_run_id, model_id=logged.model_id)
+    return log_servable(tracker, name, probe, register)
 
 
 def load_probe(uri: str, model: LanguageModel | None = None, trust_remote_code: bool = False) -> AttachedProbe:
@@ -220,7 +172,7 @@ def _load_pyfunc(path: str) -> ServedProbe:
 def _attach(folder: Path, model: LanguageModel | None, trusted: bool = False) -> AttachedProbe:
     from layerwise.probes.fitted import FittedProbe
 
-    trusted = trusted or os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true")
+    trusted = trusts(trusted)
     probe = FittedProbe.load(folder / _BUNDLE if (folder / _BUNDLE).is_dir() else folder, allow_code=trusted)
     if model is None:
         # A copy is trained weights in a folder, whatever the original's name, revision or random start was.
