@@ -110,7 +110,7 @@ def _between_features(data: TrainingRows, targets: Tensor, Cs: Floats, standardi
     penalty = torch.cat([scale.square().mT, scale.new_zeros(sites, 1, sets)], dim=1)  # (sites, d + 1, sets)
     penalty = penalty[:, :, None].expand(-1, -1, vectors, -1)
     repeated = targets[:, :, None].expand(n, vectors, sets, columns).flatten(1, 2)
-    known = _factors_at_zero(data, penalty[:, :, 0] / Cs.min(), columns) if vectors == 1 else None
+    known = _factor_at_zero(data, penalty[:, :, 0] / Cs.min(), columns) if vectors == 1 else None
     found = _path(centred, repeated, rows.flatten(1), penalty.flatten(2), Cs, known)
     # (penalties, sites, d + 1, vectors · sets, columns)
     found = found.reshape(len(Cs), sites, d + 1, vectors, sets, columns).permute(1, 4, 0, 3, 5, 2)
@@ -118,24 +118,20 @@ def _between_features(data: TrainingRows, targets: Tensor, Cs: Floats, standardi
     return LinearFits(coef, found[..., -1] - torch.einsum("stavkd,sd->stavk", coef, data.centre[:, 0]))
 
 
-def _factors_at_zero(data: TrainingRows, penalty: Tensor, columns: int) -> Cholesky | None:
-    """(sites · sets) factors of each training set's Hessian where all weights are 0: a Gram matrix, which other solvers share.
+def _factor_at_zero(data: TrainingRows, penalty: Tensor, columns: int) -> Cholesky | None:
+    """(sites) factors of the average training set's Hessian where all weights are 0: a Gram matrix, which other solvers share.
 
     penalty: (sites, d + 1, sets). None where single precision does not suffice.
     """
     curvature = 0.25 if columns == 1 else 1 / columns  # p (1 − p) of two classes; of K, p (1 − p) K / (K − 1)
-    sites, p, sets = penalty.shape
-    hessians = penalty.new_empty(sites, sets, p, p, dtype=torch.float32)
-    mean, _ = data.moments(True)
-    for which, hessian in enumerate(hessians.unbind(1)):
-        count = float(data.masks[which].sum())
-        gram = data.grams.of(which, data.scratch(0))
-        torch.mul(gram, curvature, out=hessian[:, :-1, :-1])
-        hessian[:, -1, :-1] = hessian[:, :-1, -1] = (mean[:, which] - data.centre[:, 0]) * (count * curvature)
-        hessian[:, -1, -1] = count * curvature
-    hessians.diagonal(dim1=2, dim2=3).add_(penalty.mT).mul_(1 + JITTER)
+    curvature *= float(data.masks.mean())
+    sites, p, _ = penalty.shape
+    hessians = penalty.new_zeros(sites, p, p, dtype=torch.float32)
+    torch.mul(data.grams.whole, curvature, out=hessians[:, :-1, :-1])
+    hessians[:, -1, -1] = data.masks.shape[1] * curvature  # beside it 0: the rows are centred
+    hessians.diagonal(dim1=1, dim2=2).add_(penalty.mean(2)).mul_(1 + JITTER)
     try:
-        return Cholesky.of(hessians.flatten(0, 1))
+        return Cholesky.of(hessians)
     except NotPositiveDefinite:
         return None
 
@@ -171,7 +167,7 @@ def _path(
 ) -> Tensor:
     """(penalties, sites, p, fits, columns) weights, in the order of ``Cs``; ``penalty`` is that of C = 1.
 
-    ``known``: factors of each fit's Hessian at zero, under the smallest of ``Cs``.
+    ``known``: factors (sites) of the average fit's Hessian at zero, under the smallest of ``Cs``.
     """
     fits, own = Fits.at_zero(X, targets.shape[1], targets.shape[2]), False
     found: dict[int, Tensor] = {}

@@ -24,7 +24,7 @@ LOOK = 3  # steps from which the number of those to come is guessed
 WORTH_ONE, WORTH = 5, 14  # more to come than this are worth a new factor for all fits, and one for each
 LONGEST = 300  # steps of one penalty
 DECREMENT = (
-    1e-11  # a fit has arrived when one more step would lower its loss, a sum over rows, by less than half of this
+    1e-10  # a fit has arrived when one more step would lower its loss, a sum over rows, by less than half of this
 )
 SEPARATE_CLASSES = 20  # up to as many classes have a factor each; more share one
 JITTER = 1e-6  # relative, on the diagonal of what is factored
@@ -65,7 +65,7 @@ def minimise(
         penalty: (sites, p, fits), 0 for the intercept.
         start: where to start, usually the fits of a stronger penalty.
         own: begin with a factor for each fit, as the penalty before ended.
-        known: (sites · fits) factors of each fit's Hessian at ``start``, where there are any; one serves all classes.
+        known: (sites) factors of the average fit's Hessian at ``start``, where there are any; one serves all classes.
 
     Returns:
         The fits, and whether they came to need factors of their own.
@@ -96,7 +96,7 @@ def minimise(
             result.weights[:, :, arrived] = run.weights[:, :, ~moving]
             result.logits[:, :, arrived] = run.logits[:, :, ~moving]
             if not bool(moving.any()):
-                return result, not single and (known is None or renewed)
+                return result, not single
             direction = direction[:, :, moving]
             run.keep(moving)
         run.step(direction)
@@ -160,8 +160,8 @@ class _Run:
             self.factor = self._factor(self.X, curvature, penalty)
 
     def take(self, known: Cholesky) -> None:
-        """Begin with factors that are there already, one a fit."""
-        self.factor, self.single, self.grid = known, False, torch.Size((self.rows.shape[1], 1))
+        """Begin with a factor that is there already, one for all fits of a site."""
+        self.factor, self.single, self.grid = known, True, torch.Size((1, 1))
 
     def _factor(self, X: Tensor, curvature: Tensor, penalty: Tensor) -> Cholesky:
         """curvature (sites, n, fits, classes), penalty (sites, p, fits, classes) → factors, (sites · fits · classes) of them."""
