@@ -70,6 +70,9 @@ def learn_words(task: TextTask, seed: int, done: Callable[[int], None] = lambda 
     return model
 
 
+TRAINING_STEPS: dict[Callable[..., Any], int] = {learn_equality: STEPS, learn_words: WORD_STEPS}
+
+
 def _word_model(texts: list[str], seed: int) -> LanguageModel:
     words = sorted({word for text in texts for word in text.split()})
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(["<pad>", "<unk>", *words])}, "<unk>"))
