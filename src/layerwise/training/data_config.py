@@ -42,20 +42,33 @@ class TaskData:
 
 @dataclass(frozen=True)
 class _Texts:
-    """What all texts share: how they are split, cut and packed."""
+    """What all texts share: how they are split, cut and packed.
 
-    validation: float = field(default=0.1, kw_only=True)  # share of the samples, from the end, where no part is given
-    test: float = field(default=0.05, kw_only=True)  # share of the samples, after validation's
-    limit: int | None = field(default=None, kw_only=True)  # use the first so many samples only
-    packing: Literal["blocks", "samples"] = field(default="blocks", kw_only=True)  # full blocks, or a sample a row
-    too_long: Literal["refuse", "cut", "split"] = field(default="refuse", kw_only=True)  # a sample over the context
-    loss_after: str | None = field(default=None, kw_only=True)  # the loss counts only after this text, where it occurs
+    validation, test: below 1 a share of the samples, else how many; from their end, where the source has no such parts.
+        A stream's first samples are held out, and it has no share.
+    limit: use only the first so many samples.
+    streaming: read while training, for what fits neither memory nor disk; validation and test are read before.
+    packing: blocks filled to the context, or a sample a row.
+    too_long: what becomes of a sample over the context that is a row: refuse it, cut its end off, or split it.
+    loss_after: the loss counts only what comes after this text, in every sample that holds it.
+    """
+
+    validation: float = field(default=0.1, kw_only=True)
+    test: float = field(default=0.05, kw_only=True)
+    limit: int | None = field(default=None, kw_only=True)
+    streaming: bool = field(default=False, kw_only=True)
+    packing: Literal["blocks", "samples"] = field(default="blocks", kw_only=True)
+    too_long: Literal["refuse", "cut", "split"] = field(default="refuse", kw_only=True)
+    loss_after: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        shares = 0.0
         for name in ("validation", "test"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"data.{name} is a share between 0 and 1, got {getattr(self, name)}.")
-        if self.validation + self.test >= 1:
+            value = getattr(self, name)
+            if value < 0 or (value > 1 and value != int(value)):
+                raise UserError(f"data.{name} is a share below 1, or a number of samples; got {value}.")
+            shares += value if value < 1 else 0.0
+        if shares >= 1:
             raise UserError(
                 f"data.validation and data.test together leave nothing to train on: {self.validation} and {self.test}."
             )
@@ -81,7 +94,37 @@ class FilesData(_Texts):
     text: str = "text"
 
 
-DataSettings = TaskData | FilesData
+@dataclass(frozen=True)
+class HubData(_Texts):
+    """Texts of the Hugging Face hub, or of a folder of the same form.
+
+    name: ptb, wikitext, fineweb, tinystories, wiki40b, c4, squad; any owner/name of the hub; or a folder with a copy.
+    form: which of those names a folder is a copy of.
+    subset: the hub's configuration, where the name has several.
+    languages: of a source with several, as it names them: en, fr for wiki40b; each a folder of its own in a copy.
+    balanced: as many samples of each language, in turn; else all there are.
+    text: the column that holds the text, or a template of columns; none: the name's own, or text.
+    """
+
+    kind: Literal["hub"] = field(default="hub", kw_only=True)
+    shorthand: ClassVar[str] = "name"
+    name: str
+    form: str | None = None
+    subset: str | None = None
+    languages: tuple[str, ...] = ()
+    balanced: bool = True
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subset and self.languages:
+            raise UserError("data.subset and data.languages both choose a part of the source: give one of them.")
+        if len(set(self.languages)) < len(self.languages):
+            raise UserError(f"data.languages names one twice: {', '.join(self.languages)}.")
+
+
+TextSettings = FilesData | HubData
+DataSettings = TaskData | FilesData | HubData
 
 
 @dataclass(frozen=True)

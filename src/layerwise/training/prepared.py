@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,24 @@ from layerwise.data.tasks.base import Task
 from layerwise.data.tasks.registry import make_task
 from layerwise.errors import UserError
 from layerwise.files import atomic_folder, cache_folder, digest, file_digest
-from layerwise.training.data_config import DataSettings, FilesData, TaskData, TokenizerSettings
+from layerwise.training.data_config import (
+    Characters,
+    DataSettings,
+    Pretrained,
+    TaskData,
+    TextSettings,
+    TokenizerSettings,
+)
 from layerwise.training.packing import Rows
+from layerwise.training.streamed import StreamedRows
 from layerwise.training.task_rows import TaskPart, check_room, code_task, task_parts, task_texts, whole_vocabulary
-from layerwise.training.text import find_files, read_files
-from layerwise.training.text_rows import code_texts
-from layerwise.training.tokenizers import build_tokenizer, encode
+from layerwise.training.text import marker, read_texts
+from layerwise.training.text_rows import TextCoder, code_texts
+from layerwise.training.tokenizers import build_tokenizer, encode, load_pretrained
 
 FORMAT = "layerwise training data 1"
 REPORT = "report.json"
+LEARNT_FROM = 10_000  # texts of a stream that its tokenizer is learnt from
 
 RowSet = Dataset[dict[str, torch.Tensor]]
 
@@ -86,55 +97,70 @@ def prepare_data(
     """The data of the settings as rows of at most ``context`` tokens; kept, so that a second call only reads them.
 
     Args:
-        seed: of a task's samples.
+        seed: of a task's samples, and of the order of a stream.
         cache: the folder of kept data; the project's own where none is given.
 
     Raises UserError for settings that do not fit the data, each naming the field to change.
     """
     if context < 2:
         raise UserError(f"the context must be at least 2 tokens, got {context}.")
-    task = make_task(data.name, data.options) if isinstance(data, TaskData) else None
-    folder = (cache or cache_folder("training_data")) / _key(data, tokenizer, context, seed, task)
-    if not (folder / REPORT).is_file():
-        made = (
-            _from_task(data, task, tokenizer, context, seed, quiet)
-            if task
-            else _from_files(data, tokenizer, context, quiet)
-        )
-        _save(folder, *made)
-    parts = task_parts(data, task, seed) if task and isinstance(data, TaskData) else None
-    return _load(folder, task, parts)
+    root = cache or cache_folder("training_data")
+    if isinstance(data, TaskData):
+        return _task_data(data, tokenizer, context, seed, root, quiet)
+    return _text_data(data, tokenizer, context, seed, root, quiet)
 
 
-def _key(data: DataSettings, tokenizer: TokenizerSettings, context: int, seed: int, task: Task | None) -> str:
-    content: Any = None
-    if task is not None:
-        content = [hashlib.sha256(inspect.getsource(inspect.getmodule(type(task))).encode()).hexdigest(), seed]  # type: ignore[arg-type]
-    elif isinstance(data, FilesData):
-        content = [[file.name, file_digest(file)] for file in find_files(data.path)]
-    settings = [{"kind": item.kind, **asdict(item)} for item in (data, tokenizer)]
-    return digest([FORMAT, version("tokenizers"), settings, context, content])[:32]
-
-
-def _from_task(
-    data: Any, task: Task, settings: TokenizerSettings, context: int, seed: int, quiet: bool
-) -> tuple[dict[str, Rows], PreTrainedTokenizerFast, list[str]]:
+def _task_data(
+    data: TaskData, settings: TokenizerSettings, context: int, seed: int, root: Path, quiet: bool
+) -> PreparedData:
+    task = make_task(data.name, data.options)
     parts = task_parts(data, task, seed)
-    symbols = whole_vocabulary(parts)
-    tokenizer = build_tokenizer(settings, task_texts(parts["train"]), (symbols, task.spaced))
-    if settings.kind == "characters":
-        check_room(parts, tokenizer, context)
-    rows, notes = code_task(parts, tokenizer, context, data.loss, quiet)
-    return rows, tokenizer, notes
+    # A task is known by its code: its own file and the one that draws and joins symbols for it.
+    code = [file_digest(Path(inspect.getfile(made_of))) for made_of in (type(task), Task)]
+    folder = root / _key(asdict(data), settings, context, [seed, code])
+    if not (folder / REPORT).is_file():
+        symbols = (whole_vocabulary(parts), task.spaced)
+        made = build_tokenizer(settings, task_texts(parts["train"]), symbols)
+        if isinstance(settings, Characters):
+            check_room(parts, made, context)
+        rows, notes = code_task(parts, made, context, data.loss, quiet)
+        _save(folder, rows, made, notes)
+    held = {name: part for name, part in parts.items() if name != "train"}
+    return _load(folder, task=task, samples=held)
 
 
-def _from_files(
-    data: Any, settings: TokenizerSettings, context: int, quiet: bool
-) -> tuple[dict[str, Rows], PreTrainedTokenizerFast, list[str]]:
-    texts = read_files(data)
-    tokenizer = build_tokenizer(settings, texts.parts["train"], begins=data.packing == "samples")
-    rows, notes = code_texts(texts, data, tokenizer, context, quiet)
-    return rows, tokenizer, [*texts.notes, *notes]
+def _text_data(
+    data: TextSettings, settings: TokenizerSettings, context: int, seed: int, root: Path, quiet: bool
+) -> PreparedData:
+    texts = read_texts(data)
+    after = marker(data)
+    learnt = texts.parts["train"] if texts.stream is None else list(islice(texts.stream(), LEARNT_FROM))
+    content = {name: _text_digest(samples) for name, samples in {**texts.parts, "train": learnt}.items()}
+    folder = root / _key([data.packing, data.too_long, after], settings, context, content)
+    if not (folder / REPORT).is_file():
+        made = build_tokenizer(settings, learnt, begins=data.packing == "samples")
+        rows, notes = code_texts(texts.parts, TextCoder(made, context, data.packing, data.too_long, after), quiet)
+        _save(folder, rows, made, [*texts.notes, *notes])
+    if texts.stream is None:
+        return _load(folder)
+    coder = TextCoder(_tokenizer(folder), context, data.packing, data.too_long, after)
+    return _load(folder, StreamedRows(texts.stream, coder, seed))
+
+
+def _key(rules: Any, tokenizer: TokenizerSettings, context: int, content: Any) -> str:
+    """What the rows depend on: how they are made, what they are made of, and the tokenizer. Where the texts lay is no part of it."""
+    learnt: Any = {"kind": tokenizer.kind, **asdict(tokenizer)}
+    if isinstance(tokenizer, Pretrained):
+        learnt = [tokenizer.crop, load_pretrained(tokenizer.name).backend_tokenizer.to_str()]
+    return digest([FORMAT, version("tokenizers"), rules, learnt, context, content])[:32]
+
+
+def _text_digest(samples: Sequence[str]) -> str:
+    content = hashlib.sha256()
+    for sample in samples:
+        encoded = sample.encode("utf-8", "surrogatepass")
+        content.update(len(encoded).to_bytes(8, "big") + encoded)
+    return content.hexdigest()
 
 
 def _save(folder: Path, rows: dict[str, Rows], tokenizer: PreTrainedTokenizerFast, notes: list[str]) -> None:
@@ -156,16 +182,26 @@ def _save(folder: Path, rows: dict[str, Rows], tokenizer: PreTrainedTokenizerFas
         (temporary / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
-def _load(folder: Path, task: Task | None, samples: dict[str, TaskPart] | None) -> PreparedData:
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    found: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    return found
+
+
+def _load(
+    folder: Path,
+    stream: StreamedRows | None = None,
+    task: Task | None = None,
+    samples: dict[str, TaskPart] | None = None,
+) -> PreparedData:
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    sets = {name: Rows(**load_file(folder / f"{name}.safetensors")) for name in report["parts"]}
+    sets: dict[str, RowSet] = {name: Rows(**load_file(folder / f"{name}.safetensors")) for name in report["parts"]}
     return PreparedData(
-        train=sets.pop("train"),
+        train=stream or sets.pop("train"),
         validation=sets.pop("validation"),
-        test=dict(sets),
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        test=sets,
+        tokenizer=_tokenizer(folder),
         digest=report["digest"],
         report=DataReport(report["parts"], tuple(report["notes"]), report["vocabulary"]),
         task=task,
-        samples=None if samples is None else {name: part for name, part in samples.items() if name != "train"},
+        samples=samples,
     )

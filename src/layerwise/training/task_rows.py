@@ -13,7 +13,7 @@ from layerwise.errors import UserError
 from layerwise.progress import Progress
 from layerwise.training.data_config import TaskData
 from layerwise.training.packing import Coded, Rows, one_a_row
-from layerwise.training.tokenizers import frame_of
+from layerwise.training.tokenizers import frame_of, unknown_id
 
 _PIECE = 4096  # samples tokenized at once
 
@@ -140,9 +140,9 @@ class _Coder:
 
     def _ids(self, task: Task, texts: list[str]) -> list[list[int]]:
         coded = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        unknown = self.tokenizer.unk_token_id
+        unknown = unknown_id(self.tokenizer)
         for text, row in zip(texts, coded, strict=True):
-            if unknown is not None and unknown in row.ids and unknown != self.tokenizer.eos_token_id:
+            if unknown is not None and unknown in row.ids:
                 start, stop = row.offsets[row.ids.index(unknown)]
                 raise UserError(
                     f"the tokenizer does not know {text[start:stop]!r}, a symbol of task {task.name}. Use tokenizer: characters."

@@ -1,108 +1,163 @@
-"""Texts to train on, read from a person's files and split into training, validation and test."""
+"""Texts to train on: read from files or the hub, split into training, validation and test, mixed over languages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
-from layerwise.data.columns import split_of
-from layerwise.data.folders import is_data
-from layerwise.data.reading import TEXT_SUFFIXES, read_table, read_text
-from layerwise.errors import UserError, nearest
-from layerwise.training.data_config import FilesData
+from layerwise.errors import UserError
+from layerwise.training.data_config import FilesData, HubData, TextSettings
+from layerwise.training.file_texts import file_texts
+from layerwise.training.hub_texts import hub_texts, source_of
 
 PARTS = ("train", "validation", "test")
+FEW = 20  # so few samples in blocks are held out by characters: three books are not split one by one
+Reader = Callable[[], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The samples of each part, and notes on how they were read."""
+    """The samples of each part, and notes on how they were read.
+
+    parts: train (unless streamed), validation and, if any are held out, test.
+    stream: of streamed texts, a function that begins the training samples anew.
+    """
 
     parts: dict[str, Sequence[str]]
     notes: tuple[str, ...] = ()
+    stream: Reader | None = None
 
 
-def find_files(path: str | tuple[str, ...]) -> list[Path]:
-    """The data files that are named or lie in the folders that are named, in order. Raises UserError where there are none."""
-    found: list[Path] = []
-    for name in (path,) if isinstance(path, str) else path:
-        place = Path(name).expanduser()
-        if place.is_dir():
-            inside = [file for file in sorted(place.rglob("*")) if is_data(file)]
-            if not inside:
-                raise UserError(f"{place} holds no text or table files.")
-            found += inside
-        elif place.is_file():
-            found.append(place)
-        else:
-            there = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(f"no file or folder {place} (data.path).{nearest(place.name, there)}")
-    return found
+def marker(data: TextSettings) -> str | None:
+    """The text after which the loss counts: as the settings or the source say."""
+    if data.loss_after is None and isinstance(data, HubData):
+        return source_of(data).loss_after
+    return data.loss_after
 
 
-def read_files(data: FilesData) -> Texts:
-    """The samples in the files, in their order; blank lines are none.
+def read_texts(data: TextSettings) -> Texts:
+    """The samples the settings name, split and mixed.
 
-    Raises UserError for an empty or binary file, a missing column, and texts too few to be split.
+    Raises UserError where there is nothing to read or too little to split.
     """
-    files = find_files(data.path)
-    named = {file: split_of(file.stem) for file in files}
-    has_parts = len(files) > 1 and all(named.values()) and "train" in named.values()
-    parts: dict[str, list[str]] = {name: [] for name in PARTS}
     notes: list[str] = []
-    for file in files:
-        texts, said = read_samples(file, data)
-        parts[(named[file] or "train") if has_parts else "train"] += texts
-        notes += said
-    return split_texts({name: texts for name, texts in parts.items() if texts}, data, notes)
-
-
-def read_samples(file: Path, data: FilesData) -> tuple[list[str], tuple[str, ...]]:
-    """The samples of one file, and notes."""
-    if file.suffix.lower() not in TEXT_SUFFIXES:
-        table = read_table(file, (data.text,))
-        if data.text not in table.frame.columns:
-            columns = [str(name) for name in table.frame.columns]
-            raise UserError(f"{file} has no column {data.text!r} (data.text). Columns: {', '.join(columns)}.")
-        return [str(text) for text in table.frame[data.text] if isinstance(text, str) and text.strip()], table.notes
-    text, notes = read_text(file)
-    if not text.strip():
-        raise UserError(f"{file} is empty: there is nothing to train on.")
-    if data.sample == "document":
-        return [text], notes
-    return [line for line in text.splitlines() if line.strip()], notes
-
-
-def split_texts(parts: dict[str, list[str]], data: FilesData, notes: Sequence[str] = ()) -> Texts:
-    """Training, validation and test: as given, or cut from the end of the training samples by their shares, in order.
-
-    A single sample is itself cut, by characters.
-    """
-    train = parts.get("train", [])[: data.limit]
-    said = list(notes)
-    held: dict[str, Sequence[str]] = {name: parts[name][: data.limit] for name in PARTS[1:] if name in parts}
-    for name, share in (("test", data.test), ("validation", data.validation)):
-        if name in held or not share:
-            continue
-        whole = 1 - (data.test if name == "validation" and "test" not in parts else 0.0)
-        train, held[name] = _cut(train, share / whole, name)
-    if "validation" not in held:
-        raise UserError("there are no validation texts: set data.validation above 0, or give a file named validation.")
-    return Texts({"train": train, **{name: held[name] for name in PARTS[1:] if name in held}}, tuple(said))
-
-
-def _cut(samples: list[str], share: float, name: str) -> tuple[list[str], list[str]]:
-    if len(samples) == 1:
-        text = samples[0]
-        place = int(len(text) * (1 - share))
-        first, second = [text[:place]], [text[place:]]
-    else:
-        place = int(len(samples) * (1 - share))
-        first, second = samples[:place], samples[place:]
-    if not (first and first[0]) or not (second and second[0]):
-        raise UserError(
-            f"{len(samples)} sample{'' if len(samples) == 1 else 's'} are too few to hold out {share:.0%} for {name}. "
-            f"Give more text, or another data.{name}."
+    sources = {"": file_texts(data, notes)} if isinstance(data, FilesData) else hub_texts(data)
+    if data.streaming:
+        return _stream(data, sources, notes)
+    every: dict[str, list[Sequence[str]]] = {name: [] for name in PARTS}
+    for source in sources.values():
+        for name, samples in split_texts(
+            {part: _take(read(), data.limit) for part, read in source.items()}, data
+        ).items():
+            every[name].append(samples)
+    balanced = isinstance(data, HubData) and data.balanced
+    parts = {name: mixed(found, balanced) for name, found in every.items() if len(found) == len(sources)}
+    if len(sources) > 1:
+        used = min(map(len, every["train"])) if balanced else 0
+        counts = (
+            f"{used or len(found):,} of {len(found):,} {name}"
+            for name, found in zip(sources, every["train"], strict=True)
         )
-    return first, second
+        notes.append(f"training samples by language: {', '.join(counts)}.")
+    return Texts(parts, tuple(notes))
+
+
+def mixed(sources: Sequence[Sequence[str]], balanced: bool) -> list[str]:
+    """One sample of each source in turn until one has no more; or all, one source after the other.
+
+    >>> mixed([["a", "b"], ["x", "y", "z"]], balanced=True)
+    ['a', 'x', 'b', 'y']
+    """
+    if balanced:
+        return [sample for turn in zip(*sources, strict=False) for sample in turn]
+    return [sample for source in sources for sample in source]
+
+
+def split_texts(parts: dict[str, list[str]], data: TextSettings) -> dict[str, Sequence[str]]:
+    """Training, validation and test: as given, or the end of the training samples in order, test last.
+
+    A few long samples in blocks are split by characters. Raises UserError where one of them is empty.
+    """
+    train = parts["train"]
+    found: dict[str, Sequence[str]] = {name: parts[name] for name in PARTS[1:] if parts.get(name)}
+    wanted = {name: getattr(data, name) for name in ("test", "validation") if name not in found and getattr(data, name)}
+    size = len(train)
+    by_characters = data.packing == "blocks" and size < FEW and all(share < 1 for share in wanted.values())
+    total = sum(map(len, train)) if by_characters else size
+    for name, amount in wanted.items():
+        count = int(amount) if amount >= 1 else total - int(total * (1 - amount))
+        train, found[name] = (
+            _cut_characters(train, count)
+            if by_characters
+            else (train[: max(len(train) - count, 0)], train[max(len(train) - count, 0) :])
+        )
+        if not train or not found[name]:
+            unit = "sample" if size == 1 else "samples"
+            raise UserError(
+                f"{size} {unit} are too few to hold out {amount:g} for {name} and train on the rest.\n"
+                f"Give more text, or set data.{name} lower."
+            )
+    if not train:
+        raise UserError("there are no texts to train on.")
+    if "validation" not in found:
+        raise UserError("there are no validation texts: set data.validation above 0, or give a file named validation.")
+    return {"train": train, **{name: found[name] for name in PARTS[1:] if name in found}}
+
+
+def _cut_characters(samples: list[str], count: int) -> tuple[list[str], list[str]]:
+    """The samples without their last ``count`` characters, and these."""
+    head, tail = list(samples), []
+    while count > 0 and head:
+        last = head.pop()
+        kept = max(len(last) - count, 0)
+        count -= len(last) - kept
+        tail.append(last[kept:])
+        if kept:
+            head.append(last[:kept])
+    return head, tail[::-1]
+
+
+def _take(texts: Iterable[str], limit: int | None) -> list[str]:
+    return list(islice(texts, limit))
+
+
+def _stream(data: TextSettings, sources: dict[str, dict[str, Reader]], notes: list[str]) -> Texts:
+    """Held-out parts read now, from their own part or from the beginning of the stream, evenly from all sources."""
+    readers = {
+        part: [source[part] for source in sources.values()]
+        for part in PARTS
+        if all(part in source for source in sources.values())
+    }
+    held: dict[str, Sequence[str]] = {}
+    skipped = 0
+    for part in PARTS[1:]:
+        amount = getattr(data, part)
+        if not amount:
+            continue
+        if amount < 1:
+            raise UserError(
+                f"a stream has no known end, so data.{part} must be a number of samples, got the share {amount:g}."
+            )
+        own = part in readers
+        held[part] = _take(_in_turn(readers[part if own else "train"], 0 if own else skipped), int(amount))
+        skipped += 0 if own else len(held[part])
+        if len(held[part]) < amount:
+            raise UserError(
+                f"the stream has only {len(held[part])} samples for {part}, data.{part} asks for {int(amount)}."
+            )
+    if "validation" not in held:
+        raise UserError("a stream needs data.validation: how many samples to hold out.")
+
+    def training() -> Iterator[str]:
+        return islice(_in_turn(readers["train"], skipped), data.limit)
+
+    if next(training(), None) is None:
+        raise UserError(f"the stream has nothing left to train on after the {skipped} samples that are held out.")
+    return Texts(held, tuple(notes), training)
+
+
+def _in_turn(readers: Sequence[Reader], skipped: int) -> Iterator[str]:
+    """One sample of each reader in turn until one has no more, after the first ``skipped``."""
+    turns = zip(*(read() for read in readers), strict=False)
+    return islice((sample for turn in turns for sample in turn), skipped, None)

@@ -12,6 +12,7 @@ from layerwise.errors import UserError
 from layerwise.models.hub import offline
 from layerwise.models.quiet import quiet_transformers
 from layerwise.models.sources import find
+from layerwise.training.cropping import crop
 from layerwise.training.data_config import BytePairs, Pretrained, TokenizerSettings
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<bos>", "<eos>"
@@ -33,15 +34,16 @@ def build_tokenizer(
     Raises UserError for texts without characters, a vocabulary the texts cannot fill, a tokenizer that cannot be loaded.
     """
     if isinstance(settings, Pretrained):
-        return load_pretrained(settings)
+        found = load_pretrained(settings.name)
+        return crop(found, texts) if settings.crop else found
     if isinstance(settings, BytePairs):
         return _framed(learn_byte_pairs(texts, settings.vocabulary), begins)
     if symbols is not None:
         return _framed(symbol_tokenizer(*symbols), begins)
-    found: set[str] = set()
+    characters: set[str] = set()
     for text in texts:
-        found.update(text)
-    return _framed(symbol_tokenizer(sorted(found), spaced=False), begins)
+        characters.update(text)
+    return _framed(symbol_tokenizer(sorted(characters), spaced=False), begins)
 
 
 def symbol_tokenizer(symbols: Sequence[str], spaced: bool) -> Tokenizer:
@@ -99,20 +101,20 @@ def _framed(tokenizer: Tokenizer, begins: bool) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def load_pretrained(settings: Pretrained) -> PreTrainedTokenizerFast:
+def load_pretrained(name: str) -> PreTrainedTokenizerFast:
     """A pretrained tokenizer. Raises UserError where there is none of that name, or none that is fast."""
-    source = find(settings.name)
+    source = find(name)
     if not source.has_tokenizer:
-        raise UserError(f"{settings.name} has no tokenizer: no tokenizer.json or the like in {source.location}.")
+        raise UserError(f"{name} has no tokenizer: no tokenizer.json or the like in {source.location}.")
     try:
         with quiet_transformers():
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 source.location, revision=source.revision, local_files_only=source.folder is not None or offline()
             )
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of {settings.name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot load the tokenizer of {name}: {str(error).splitlines()[0]}") from error
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer of {settings.name} is not a fast one, which training needs.")
+        raise UserError(f"the tokenizer of {name} is not a fast one, which training needs.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     found: PreTrainedTokenizerFast = tokenizer
@@ -129,16 +131,21 @@ def frame_of(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     return [], []
 
 
+def unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id that stands for what the tokenizer does not know; None where it can write any text."""
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id) else unknown
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """The ids of a prompt, what begins a text before it and nothing after it.
 
     Raises UserError where the tokenizer does not know a part of the text.
     """
     begin, _ = frame_of(tokenizer)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids and tokenizer.unk_token not in (tokenizer.eos_token, tokenizer.bos_token):
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    unknown = unknown_id(tokenizer)
+    if unknown is not None and unknown in coded["input_ids"]:
         start, end = coded["offset_mapping"][coded["input_ids"].index(unknown)]
         raise UserError(f"the tokenizer does not know {text[start:end]!r} (character {start} of {text[:40]!r}).")
-    return [*begin, *ids]
+    return [*begin, *coded["input_ids"]]

@@ -236,6 +236,7 @@ class TestMistakes:
 
 
 OWN_TASK = """
+from __future__ import annotations
 from dataclasses import dataclass
 from layerwise.data.tasks.base import Lengths, Sample, Task
 from layerwise.data.tasks.registry import task
