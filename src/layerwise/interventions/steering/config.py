@@ -112,7 +112,7 @@ class ITI:
     heads: how many, by a probe's cross-validated accuracy on each.
     direction: the difference of the class ``means``, or the probe's ``weights``.
     strengths: in standard deviations of the texts along each head's direction.
-    read, question, positions, random, neutral, samples: as of steering; random heads, and random directions at the chosen ones.
+    read, question, positions, random, neutral, samples: as of steering; random directions are those of the same heads.
     """
 
     kind: Literal["iti"] = field(default="iti", kw_only=True)
