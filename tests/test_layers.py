@@ -43,7 +43,7 @@ SHARED = {"errors", "files", "process", "progress", "config"}
 LIGHT = [
     "layerwise.__main__", "layerwise.jobs.probe", "layerwise.jobs.extract", "layerwise.jobs.prepare", "layerwise.jobs.online",
     "layerwise.jobs.store", "layerwise.jobs.apply", "layerwise.jobs.search", "layerwise.jobs.report",
-    "layerwise.jobs.dashboard", "layerwise.jobs.compare", "layerwise.jobs.intervene", "layerwise.jobs.train",
+    "layerwise.jobs.dashboard", "layerwise.jobs.compare", "layerwise.jobs.inspect", "layerwise.jobs.intervene", "layerwise.jobs.train", "layerwise.jobs.train_ablations",
 ]  # fmt: skip
 
 

@@ -53,9 +53,16 @@ JOBS: dict[str, JobEntry] = {
     "train": JobEntry(
         "layerwise.jobs.train", "train a transformer, from scratch or further, with anything about it changed"
     ),
+    "ablate": JobEntry(
+        "layerwise.jobs.train_ablations", "train with and without named changes from the same seeds, and compare them"
+    ),
     "intervene": JobEntry(
         "layerwise.jobs.intervene",
         "act inside a model: ablate, patch, trace, steer, erase, align, and see what its behaviour does",
+    ),
+    "inspect": JobEntry(
+        "layerwise.jobs.inspect",
+        "look into a model: samples, next tokens, perplexity, attention, lens, heads, checkpoints, stability, curves of runs",
     ),
     "report": JobEntry(
         "layerwise.jobs.report", "ask the tracking server: who leads, by how much, in which layer, and what failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from layerwise.errors import UserError, nearest, unknown
+from layerwise.models.catalogue import CATALOGUE
+from layerwise.models.config import ModelConfig
 from layerwise.models.hub import explain_loading
+from layerwise.models.loading import load_model
+from layerwise.models.model import LanguageModel
 from layerwise.models.quiet import quiet_transformers
 from layerwise.models.sources import find
 from layerwise.models.transformer import LayerwiseConfig, LayerwiseForCausalLM
@@ -66,7 +71,9 @@ def _architecture(config: ArchitectureModel, tokenizer: Any, context: int) -> Pr
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"transformers cannot make a {config.name} of these sizes: {reason}") from error
-    return model
+    if model.config.is_encoder_decoder or LanguageModel(model.eval()).is_encoder:
+        raise UserError(f"{config.name} is no decoder: training here predicts the next token.")
+    return model.train()
 
 
 def _configuration(config: ArchitectureModel) -> PretrainedConfig:
@@ -82,22 +89,15 @@ def _configuration(config: ArchitectureModel) -> PretrainedConfig:
                 f"model.overrides do not fit {config.name}: {' '.join(str(error).split())[:300]}"
             ) from error
         return made
-    if "/" not in config.name and not config.name.startswith((".", "~")):
-        try:
-            source = find(config.name)
-        except UserError:
-            raise unknown("architecture", config.name, CONFIG_MAPPING_NAMES) from None
-    else:
-        source = find(config.name)
+    if "/" not in config.name and config.name not in CATALOGUE and not Path(config.name).expanduser().exists():
+        raise unknown("architecture", config.name, CONFIG_MAPPING_NAMES)
+    source = find(config.name)
     with explain_loading(config.name), quiet_transformers():
         read: PretrainedConfig = AutoConfig.from_pretrained(source.location, revision=source.revision)
     return read
 
 
 def _pretrained(config: PretrainedModel, tokenizer: Any, context: int) -> PreTrainedModel:
-    from layerwise.models.config import ModelConfig
-    from layerwise.models.loading import load_model
-
     loaded = load_model(
         ModelConfig(
             config.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from layerwise.errors import UserError
 from layerwise.models.architecture import find_stacks
 from layerwise.progress import Progress
 from layerwise.training.config import StoppingConfig
@@ -109,8 +110,13 @@ class FrozenLayers(TrainerCallback):
 
     def __init__(self, trainer: ModelTrainer, count: int, seed: int) -> None:
         self.trainer, self.count, self.seed = trainer, count, seed
-        [stack] = find_stacks(trainer.model)[-1:]
-        self.layers = [trainer.model.get_submodule(stack.block(layer)) for layer in range(stack.n_layers)]
+        given: Any = trainer.model
+        model: nn.Module = given.get_base_model() if hasattr(given, "get_base_model") else given
+        self.layers = [
+            model.get_submodule(stack.block(layer)) for stack in find_stacks(model) for layer in range(stack.n_layers)
+        ]
+        if count > len(self.layers):
+            raise UserError(f"changes.freeze_layers {count}: the model has {len(self.layers)}.")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         drawn = random.Random(f"{self.seed} {state.global_step}").sample(range(len(self.layers)), self.count)

@@ -86,7 +86,7 @@ def fit(
     """
     listener = listener or Listener()
     with quiet_transformers():
-        trainer, ending = _trainer(model, data, config, folder, listener, resume)
+        trainer, ending = prepare_trainer(model, data, config, folder, listener, resume)
         trainer.begin_clock(resume)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         if trainer.args.load_best_model_at_end and trainer.state.best_global_step:
@@ -112,14 +112,15 @@ def planned_steps(config: FitConfig, rows: int | None, processes: int = 1) -> in
     return max(1, math.ceil(training.epochs * math.ceil(batches / training.accumulation)))
 
 
-def _trainer(
+def prepare_trainer(
     model: PreTrainedModel,
     data: PreparedData,
     config: FitConfig,
     folder: Path,
     listener: Listener,
-    resume: Path | None,
+    resume: Path | None = None,
 ) -> tuple[ModelTrainer, Ending]:
+    """The Trainer that ``fit`` runs, for what must be done around its steps; and what says why it ended."""
     training, evaluation, checkpoints = config.training, config.evaluation, config.checkpoints
     _check_precision(config)
     streamed = isinstance(data.train, IterableDataset)

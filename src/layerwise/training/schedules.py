@@ -57,7 +57,7 @@ def build_schedule(config: Schedule, optimizer: Optimizer, steps: int) -> LRSche
             return LambdaLR(optimizer, partial(_triangles, config))
         case Plateau():
             floors = [group["lr"] * config.floor for group in optimizer.param_groups]
-            return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience, min_lr=floors)
+            return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience, min_lr=floors, eps=0.0)
 
 
 def _linear(config: Linear, steps: int, step: int) -> float:
@@ -79,7 +79,6 @@ class WarmUp(TrainerCallback):
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.rates: list[float] = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         if state.global_step > self.steps:

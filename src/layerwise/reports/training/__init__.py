@@ -1,5 +1,5 @@
 """Figures of trainings: learning curves, and what changes to a training change."""
 
-from layerwise.reports.training.curves import learning_curves
+from layerwise.reports.training.curves import ablation_chart, learning_curves
 
-__all__ = ["learning_curves"]
+__all__ = ["ablation_chart", "learning_curves"]
