@@ -260,3 +260,23 @@ def test_mistakes_are_told_before_the_first_trial(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) <= 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--space.score", "option,statement"), "The base is a whole config of compare"),
+        (
+            ("--base.models", "a,b", "--space.score", "option,statement", "--space.probe", "resid_post.*"),
+            "compare has no field model whose sites it could mean",
+        ),
+    ],
+)
+def test_what_a_search_of_another_job_lacks(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    objective = ("--objectives", "min pair/agreement")
+    assert main(["search", "--job", "compare", "--base.items", "topics", *objective, *flags]) == 2
+    assert message in capsys.readouterr().err

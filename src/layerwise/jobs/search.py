@@ -166,7 +166,6 @@ def _trials(config: SearchConfig, pair: _Pair) -> Trials:
     """How the job is tried: ``probe`` in its own way, any other by running it."""
     from layerwise.config import Layer, configure, read_mapping
     from layerwise.jobs import JOBS
-    from layerwise.models.loading import load_model
     from layerwise.search.executors import execute
     from layerwise.search.space_reading import read_space
     from layerwise.search.trials import JobTrials
@@ -177,20 +176,35 @@ def _trials(config: SearchConfig, pair: _Pair) -> Trials:
     values = dict(config.base)
     path = values.pop("config", None)
     layers = [Layer(read_mapping(Path(path).expanduser()), path)] if path is not None else []
-    base: Any = configure(config_class, *layers, Layer(values, "base"), Layer(dict(pair.fields), "models and datasets"))
+    given = (*layers, Layer(values, "base"), Layer(dict(pair.fields), "models and datasets"))
+    try:
+        base: Any = configure(config_class, *given)
+    except UserError as error:
+        raise UserError(
+            f"{error}\n(The base is a whole config of {config.job}, some of whose fields the space replaces.)"
+        ) from None
     if config.job == "probe":
         from layerwise.jobs.probe_reach import prepare
 
         return prepare(
             base, config.space, lambda fill, reach: execute(config.executor, config.workers, fill, reach, _nothing)
         )
-    space = read_space(config.space, lambda pattern: list(load_model(base.model).sites.expand([pattern])))
+    space = read_space(config.space, lambda pattern: _sites(config.job, base, pattern))
     if not config.objectives:
         raise UserError(
             f"objectives: what should a search of {config.job} raise or lower? Name metrics of its runs: max test/accuracy."
         )
     metric = config.objectives[0].split()[-1]
     return JobTrials(config.job, base, space, JOBS[config.job].run(), partial(_configured, config_class, base), metric)
+
+
+def _sites(job: str, base: Any, pattern: str) -> list[str]:
+    """The sites of the job's model that a wildcard means."""
+    from layerwise.models.loading import load_model
+
+    if not hasattr(base, "model"):
+        raise UserError(f"{pattern}: {job} has no field model whose sites it could mean. List them.")
+    return list(load_model(base.model).sites.expand([pattern]))
 
 
 def _configured(config_class: type, base: Any, values: Mapping[str, Any]) -> Any:
