@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub import constants
 
 from layerwise.data.columns import split_of
 from layerwise.data.mappings import CONVERTED
@@ -95,16 +97,15 @@ def _load(data: HubData, source: HubText, language: str, streamed: bool) -> dict
     folder = _folder(data)
     repo, subset = source.repos.get(language, (source.repo, language or data.subset or source.subset))
     named = f"{folder or repo}{f' ({language or subset})' if language or subset else ''}"
-    if folder is None and offline() and not datasets.config.HF_DATASETS_OFFLINE:
-        datasets.config.HF_DATASETS_OFFLINE = True  # the cache is asked at once; the hub would be for half a minute
     try:
         if folder is not None:
             return _copy(folder / language if language else folder, streamed)
-        if streamed:
-            return dict(datasets.load_dataset(repo, subset, revision=source.revision, streaming=True))
-        if source.revision == CONVERTED:
-            return dict(datasets.load_dataset(repo, data_dir=subset or "default", revision=source.revision))
-        return dict(datasets.load_dataset(repo, subset, revision=source.revision))
+        with _asking_the_cache_alone(offline()):
+            if streamed:
+                return dict(datasets.load_dataset(repo, subset, revision=source.revision, streaming=True))
+            if source.revision == CONVERTED:
+                return dict(datasets.load_dataset(repo, data_dir=subset or "default", revision=source.revision))
+            return dict(datasets.load_dataset(repo, subset, revision=source.revision))
     except ConnectionError as error:
         raise UserError(
             f"the hub cannot be reached, and {named} is not in its cache ({error}).\n"
@@ -112,6 +113,18 @@ def _load(data: HubData, source: HubText, language: str, streamed: bool) -> dict
         ) from None
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load {named}: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _asking_the_cache_alone(yes: bool) -> Iterator[None]:
+    """Where there is no way to the hub, it is not asked: that would take half a minute of retries."""
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    if yes:
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _copy(folder: Path, streamed: bool) -> dict[str, Rows]:

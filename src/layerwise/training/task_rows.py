@@ -74,7 +74,7 @@ def check_room(parts: dict[str, TaskPart], tokenizer: PreTrainedTokenizerFast, c
         if part.task.longest + around > context:
             raise UserError(
                 f"a sample of {part.task.name} ({name}) has up to {part.task.longest} symbols and {around} special tokens, the context holds {context}.\n"
-                f"Set the model's context to at least {part.task.longest + around}, or shorten the samples (data.options.max_length)."
+                f"Set context to at least {part.task.longest + around}, or shorten the samples (data.options.max_length)."
             )
 
 
@@ -130,7 +130,7 @@ class _Coder:
             if len(ids) > self.context:
                 raise UserError(
                     f"a sample of {task.name} has {len(ids)} tokens, the context holds {self.context}: {task.text(sample.prompt)[:60]!r}.\n"
-                    f"Set the model's context to at least {len(ids)}, or shorten the samples (data.options.max_length)."
+                    f"Set context to at least {len(ids)}, or shorten the samples (data.options.max_length)."
                 )
             counted = np.ones(len(ids), dtype=bool)
             if self.loss == "answer" and not sample.prompt_counts:

@@ -52,7 +52,9 @@ def read_texts(data: TextSettings) -> Texts:
         ).items():
             every[name].append(samples)
     balanced = isinstance(data, HubData) and data.balanced
-    parts = {name: mixed(found, balanced) for name, found in every.items() if len(found) == len(sources)}
+    parts: dict[str, Sequence[str]] = {
+        name: mixed(found, balanced) for name, found in every.items() if len(found) == len(sources)
+    }
     if len(sources) > 1:
         used = min(map(len, every["train"])) if balanced else 0
         counts = (

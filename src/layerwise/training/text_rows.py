@@ -63,7 +63,7 @@ class TextCoder:
         if self.too_long == "refuse":
             raise UserError(
                 f"a text has {len(ids):,} tokens, the context holds {self.context:,}: {text[:50]!r}….\n"
-                "Set the model's context higher, data.too_long to cut or split, or data.packing to blocks."
+                "Set context higher, data.too_long to cut or split, or data.packing to blocks."
             )
         if self.too_long == "cut":
             return [Coded(ids[: self.context], counted[: self.context])]
@@ -77,15 +77,13 @@ def code_texts(
 ) -> tuple[dict[str, Rows], list[str]]:
     """The rows of each part, and notes on what was not in the vocabulary or left out.
 
-    Raises UserError for a marker that no text of a part holds, and a part in which the loss counts nothing.
+    Raises UserError for a marker that no text holds, and a part in which the loss counts nothing.
     """
     rows, notes = {}, []
+    if coder.marker is not None and not any(coder.marker in text for texts in parts.values() for text in texts):
+        raise UserError(f"no text holds {coder.marker!r}, after which the loss is to count (data.loss_after).")
     with Progress("tokenizing", sum(map(len, parts.values())), "text", quiet) as progress:
         for name, texts in parts.items():
-            if coder.marker is not None and not any(coder.marker in text for text in texts):
-                raise UserError(
-                    f"no {name} text holds {coder.marker!r}, after which the loss is to count (data.loss_after)."
-                )
             coded: list[Coded] = []
             for pieces in coder.code(texts):
                 coded += pieces
@@ -94,7 +92,7 @@ def code_texts(
             if not rows[name].counted.any():
                 raise UserError(
                     f"the loss counts no token of the {name} texts: what follows {coder.marker!r} was cut off.\n"
-                    "Set the model's context higher, or data.too_long to split."
+                    "Set context higher, or data.too_long to split."
                 )
             notes += _unknown(name, coded, coder.tokenizer)
     return rows, notes

@@ -15,7 +15,17 @@ __all__ = ["Sample", "Task", "make_task", "task", "task_names"]
 
 TaskClass = TypeVar("TaskClass", bound=type[Task])
 _TASKS: dict[str, type[Task]] = {}
-_FAMILIES = ("copying", "counting", "sorting", "arithmetic", "brackets", "sequences", "recall", "equality", "price_tagging")
+_FAMILIES = (
+    "copying",
+    "counting",
+    "sorting",
+    "arithmetic",
+    "brackets",
+    "sequences",
+    "recall",
+    "equality",
+    "price_tagging",
+)
 
 
 def task(name: str) -> Callable[[TaskClass], TaskClass]:

@@ -39,7 +39,7 @@ class NumberSort(Lengths, Task):
     digits: of the largest number; as many numbers are drawn of each number of digits.
     """
 
-    max_length: int = 8
+    max_length: int = 7
     digits: int = 3
 
     def __post_init__(self) -> None:
