@@ -18,7 +18,7 @@ from layerwise.activations.store import Store
 from layerwise.interventions.alignment.config import Method, Training
 from layerwise.interventions.alignment.counterfactuals import Counterfactuals
 from layerwise.interventions.alignment.grid import Means, Side, acting_alone, group_plans
-from layerwise.interventions.alignment.hypotheses import Hypothesis, lay_over, plan_of
+from layerwise.interventions.alignment.hypotheses import Hypothesis, plan_of
 from layerwise.interventions.alignment.stacked import Stack
 from layerwise.interventions.alignment.stored import part_of
 from layerwise.interventions.alignment.tasks import AlignmentTask
@@ -93,12 +93,9 @@ class Alignment:
         self, hypotheses: Sequence[Hypothesis], pairs: Counterfactuals, method: Method | None, seed: int
     ) -> list[Intervened]:
         """A plan over the model for each hypothesis, untrained. Raises UserError for what does not fit the model."""
-        example = self._example(pairs)
-        temperature = self.training.temperature[0]
+        temperature, example = self.training.temperature[0], self._example(pairs)
         return [
-            lay_over(
-                self.model, one, plan_of(one, method, self.size, seed, temperature=temperature), example, self.size
-            )
+            Intervened(self.model, plan_of(one, method, self.size, seed, temperature=temperature), example=example)
             for one in hypotheses
         ]
 

@@ -54,7 +54,7 @@ def agreement() -> TextTask:
 def arithmetic() -> TextTask:
     """ "one plus two plus four equals" → seven. Variable: ``a+b``, the sum on the way.
 
-    Held out are the sums whose last number is 4.
+    Held out are every fourth of the sums.
     """
     examples = "one plus one plus two equals four. three plus two plus one equals six. "
     causal = CausalModel(
@@ -73,9 +73,12 @@ def arithmetic() -> TextTask:
             whole += word + after
         return whole, {**parts, "plus": (parts["b"][1] + 1, parts["b"][1] + 5)}
 
+    def held_out(setting: Setting) -> bool:
+        return bool((setting["a"] + 2 * setting["b"] + 3 * setting["c"]) % 4 == 0)
+
     answers = tuple(range(3, 13))
     words = {number: f" {in_words(number)}" for number in answers}
-    return TextTask("arithmetic", causal, answers, text, words, lambda setting: setting["c"] == 4)
+    return TextTask("arithmetic", causal, answers, text, words, held_out)
 
 
 def price_tagging() -> TextTask:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from layerwise.errors import UserError
 from layerwise.interventions.alignment.config import Method
-from layerwise.interventions.intervened import Intervened
 from layerwise.interventions.plan import Plan, Step
-from layerwise.interventions.running import Run
 from layerwise.interventions.settings import Boundless, Interchange, LowRankRotation, Mask, OperationSettings, Rotation
 
 
@@ -59,21 +56,6 @@ def plan_of(
                 )
             )  # fmt: skip
     return Plan(tuple(steps))
-
-
-def lay_over(model: Any, hypothesis: Hypothesis, plan: Plan, example: Run, size: int) -> Intervened:
-    """The plan over a model. ``example``: a base, as the plan will meet them. Raises UserError where its parts do not fit."""
-    made = Intervened(model, plan, example=example)
-    for unit in made.units:
-        if (
-            unit.step.dims != ""
-            and unit.operation.size is not None
-            and size * len(hypothesis.variables) > unit.operation.size
-        ):
-            raise UserError(
-                f"{hypothesis}: {len(hypothesis.variables)} × {size} numbers are more than the {unit.operation.size} there are."
-            )
-    return made
 
 
 def _operation(method: Method | None, rank: int, seed: int, temperature: float) -> OperationSettings:

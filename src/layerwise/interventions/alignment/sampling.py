@@ -15,6 +15,9 @@ Filter = Callable[[Setting], bool]
 
 MOST_CAUSES = 100_000  # combinations of the parents' values that are listed
 TRIES = 1000  # draws for one that a filter lets through
+TRIES_OF_A_VALUE = (
+    50  # before another value of the balanced variable is tried: a filter may leave a value no inputs at all
+)
 
 
 def equivalence_classes(model: CausalModel, name: str) -> dict[Any, list[tuple[Any, ...]]]:
@@ -42,7 +45,7 @@ def equivalence_classes(model: CausalModel, name: str) -> dict[Any, list[tuple[A
 class Sampler:
     """Draws inputs of a causal model.
 
-    balanced: a variable whose values come equally often, ``""`` for none: from its value causes are drawn for it, for these
+    balanced: a variable whose values, those that the filter leaves, come equally often, ``""`` for none: from its value causes are drawn for it, for these
     again, and so on down to the inputs, each class of causes as likely as the next.
     where: settings that are let through; the others are drawn anew.
     """
@@ -52,22 +55,19 @@ class Sampler:
         self.random = Random(seed)
         self._classes: dict[str, dict[Any, list[tuple[Any, ...]]]] = {}
         if balanced:
-            self._values = model.values_of(balanced)
-            if self._values is None:
-                self._values = list(self._class_of(balanced))
+            self._values = model.values_of(balanced) or list(self._class_of(balanced))
 
     def draw(self) -> Setting:
         """One setting of all variables. Raises UserError where a thousand draws give none that is wanted."""
-        wanted = self.random.choice(self._values) if self.balanced and self._values else None
-        for _ in range(TRIES):
+        wanted = None
+        for number in range(TRIES):
+            if self.balanced and number % TRIES_OF_A_VALUE == 0:
+                wanted = self.random.choice(self._values)
             setting = self.model.run(self._inputs(wanted))
             right = not self.balanced or setting[self.balanced] == wanted
             if right and (self.where is None or self.where(setting)):
                 return setting
-        raise UserError(
-            f"{TRIES} draws gave no inputs that are wanted"
-            + (f" with {self.balanced} = {wanted}." if self.balanced else ": the filter lets none through.")
-        )
+        raise UserError(f"{TRIES} draws gave no inputs that are wanted: the filter lets none through.")
 
     def _inputs(self, wanted: Any) -> Setting:
         chosen: Setting = {self.balanced: wanted} if self.balanced else {}
