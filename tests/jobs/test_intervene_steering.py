@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from layerwise.__main__ import main
 
-TENSE = ("--texts.name", "grammar", "--texts.config", "tense", "--texts.limit", "60")
+TENSE = ("--texts.name", "grammar", "--texts.config", "tense", "--texts.limit", "60")  # of words that it does not
+NUMBERS = ("--texts", "numbers", "--texts.limit", "60")  # of words that the tiny tokenizer knows
 QUICK = ("--intervention.random", "3", "--intervention.neutral.limit", "4")
 STEER = ("intervene", "--intervention", "steering", *QUICK)
 
@@ -25,7 +26,7 @@ def table(client: Any, run: Any, name: str, folder: Path) -> pd.DataFrame:
 
 def test_class_means_are_added_everywhere_and_priced(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
     run = run_job(
-        *STEER, *TENSE, "--intervention.samples.prompts", '["the dog", "a"]', "--intervention.samples.max_new_tokens", "4",
+        *STEER, *NUMBERS, "--intervention.samples.prompts", '["the dog", "a"]', "--intervention.samples.max_new_tokens", "4",
         "--intervention.strengths", "-3,3",
     )  # fmt: skip
     doses = table(client, run, "doses", tmp_path)
@@ -54,7 +55,14 @@ def test_the_plan_that_is_kept_does_what_was_sampled(
     from layerwise.models.loading import load_model
 
     prompts = ["the dog", "a cat sleeps", "she runs and he", "the teacher"]
-    run = run_job(*STEER, *TENSE, "--intervention.samples.prompts", str(prompts), "--intervention.strengths", "-300,300")
+    run = run_job(
+        *STEER,
+        *NUMBERS,
+        "--intervention.samples.prompts",
+        str(prompts),
+        "--intervention.strengths",
+        "-300,300",
+    )
     model = load_model(ModelConfig(str(tiny_model_folder)))
     steered = load(Path(client.download_artifacts(run.info.run_id, "plan", str(tmp_path))), model)
     samples = table(client, run, "samples", tmp_path)
@@ -117,7 +125,7 @@ def test_a_file_and_a_probe_give_directions_too(run_job: Callable[..., Any], cli
     vector = torch.randn(_width(client, run, tmp_path), generator=torch.Generator().manual_seed(0))
     save_file({"away": vector}, tmp_path / "d.safetensors")
     file = f"{tmp_path / 'd.safetensors'}#away"
-    found = run_job(*STEER, *TENSE, "--intervention.direction", file, "--intervention.sites", "resid_post.0")
+    found = run_job(*STEER, *NUMBERS, "--intervention.direction", file, "--intervention.sites", "resid_post.0")
     assert found.data.tags["layerwise.site"] == "resid_post.0"
 
 
@@ -136,7 +144,7 @@ def test_inference_time_intervention_shifts_the_best_heads(
         "--intervention",
         "iti",
         *QUICK,
-        *TENSE,
+        *NUMBERS,
         "--intervention.heads",
         "2",
         "--intervention.direction",
@@ -155,13 +163,14 @@ def test_inference_time_intervention_shifts_the_best_heads(
     ("flags", "message"),
     [
         (("steering", "--texts", "topics"), "has 8 classes"),
+        (("steering", *TENSE), "the same at resid_post.0"),
         (("steering", *TENSE, "--intervention.direction", "pca"), "no contrast pairs"),
-        (("steering", *TENSE, "--intervention.direction", "gone.safetensors", "--intervention.sites", "resid_post.0"), "no file gone"),
-        (("steering", *TENSE, "--intervention.direction", "gone.safetensors"), "intervention.sites"),
-        (("steering", *TENSE, "--intervention.direction", "meens"), "no probe 'meens'"),
-        (("steering", *TENSE, "--intervention.question.answers", "[' yes', ' yes']"), "two different answers"),
+        (("steering", *NUMBERS, "--intervention.direction", "gone.safetensors", "--intervention.sites", "resid_post.0"), "no file gone"),
+        (("steering", *NUMBERS, "--intervention.direction", "gone.safetensors"), "intervention.sites"),
+        (("steering", *NUMBERS, "--intervention.direction", "meens"), "no probe 'meens'"),
+        (("steering", *NUMBERS, "--intervention.question.answers", "[' yes', ' yes']"), "two different answers"),
         (("iti",), "labelled texts"),
-        (("iti", *TENSE, "--intervention.heads", "0"), "at least 1"),
+        (("iti", *NUMBERS, "--intervention.heads", "0"), "at least 1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told(

@@ -169,6 +169,12 @@ class Found:
     def directions(self, model: LanguageModel) -> dict[str, Tensor]:
         """By site, (width,) float32."""
         found: dict[str, Tensor] = self._vectors()
+        for site, vector in found.items():
+            if not bool(vector.any()):
+                raise UserError(
+                    f"what the model has of the two kinds is on average the same at {site}: there is no direction between them.\n"
+                    "Read another token or site (intervention.read, intervention.sites)."
+                )
         return {str(model.sites.one(site)): vector.float() for site, vector in found.items()}
 
     @classmethod
