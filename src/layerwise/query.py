@@ -16,6 +16,7 @@ import pandas as pd
 
 from layerwise.tracking import differences as _differences
 from layerwise.tracking import frames as _frames
+from layerwise.tracking import histories as _histories
 from layerwise.tracking import significance as _significance
 from layerwise.tracking import standings as _standings
 from layerwise.tracking import studies as _studies
@@ -54,6 +55,18 @@ def trials(study: str) -> pd.DataFrame:
     """A row per trial of a study (its name or run id): number, state, run_id, value, low, high, site, name, layer, pooler, classifier,
     seconds, ``param:<name>`` of what was searched, ``metric:<name>``. A study that is still running shows what it has so far."""
     return _studies.trials(connect(), study)
+
+
+def metrics(runs: Sequence[str], names: Sequence[str], x: str = "step") -> pd.DataFrame:
+    """Every value of some metrics of some runs (ids): run_id, run, metric, step, x, value.
+
+    ``names``: ``val/*`` are all that begin so. ``x``: ``step``, ``time`` in seconds, or a metric logged at the same steps."""
+    return _histories.histories(connect(), runs, names, x)
+
+
+def checkpoints(run: str) -> pd.DataFrame:
+    """The models a run logged, by step: step, name, uri (what ``load_model`` takes)."""
+    return pd.DataFrame(_histories.checkpoints(connect(), run), columns=["step", "name", "uri"])
 
 
 def table(run: str, name: str) -> pd.DataFrame:

@@ -48,6 +48,7 @@ class LineChart:
     levels: dict[str, float] = field(default_factory=dict)
     y_range: tuple[float, float] | None = None
     x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log"] = "linear"
 
     def styles(self) -> list[tuple[Series, str, str]]:
         """(series, colour, dash) for each line; muted ones share grey and differ by their dash."""
@@ -95,7 +96,7 @@ class LineChart:
                 annotation_font_color=GREY,
             )
         figure.update_xaxes(title=self.x_label, type=self.x_scale)
-        figure.update_yaxes(title=self.y_label, range=self.y_range)
+        figure.update_yaxes(title=self.y_label, range=self.y_range, type=self.y_scale)
         return styled(figure, self.title)
 
     def picture(self) -> Picture:
@@ -123,6 +124,7 @@ class LineChart:
         axes.set_xlabel(self.x_label)
         axes.set_ylabel(self.y_label)
         axes.set_xscale(self.x_scale)
+        axes.set_yscale(self.y_scale)
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
         if len(self.series) > 1:
@@ -166,7 +168,7 @@ class HeatMap:
 
     def _short(self, value: float) -> str:
         """Two digits after the point; without the zero before it where many columns share the width."""
-        text = f"{value:.2f}"
+        text = f"{value:.2f}".replace("-0.00", "0.00")
         return text.replace("0.", ".", 1) if len(self.columns) > MANY_COLUMNS and abs(value) < 1 else text
 
     def _narrow(self) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from layerwise.errors import UserError
 from layerwise.models.continuations import Continuation, first_token, own_end
 from layerwise.models.model import LanguageModel
+from layerwise.models.scored_text import ScoredText
 from layerwise.models.scoring import score
 from layerwise.models.tokens import tokenize
 from layerwise.training.inspection.reading import token_names
@@ -66,6 +67,18 @@ class Perplexity:
                 "content": [self.texts[number] for number in loss.index],
             }
         ).reset_index(drop=True)
+
+    def scored(self, count: int) -> list[ScoredText]:
+        """The first ``count`` texts with what each token cost, to be coloured. Tokens without a place in the text are left out."""
+        found = []
+        for number, text in enumerate(self.texts[:count]):
+            rows = self.tokens[(self.tokens["text"] == number) & (self.tokens["start"] >= 0)]
+            places = rows[["start", "end"]].to_numpy(dtype=np.int64)
+            pieces = tuple(text[start:end] for start, end in places.tolist())
+            found.append(
+                ScoredText(text, pieces, places, -rows["log_p"].to_numpy(), "surprise, nats", self.cross_entropy)
+            )
+        return found
 
     def summary(self) -> dict[str, float]:
         """Means over tokens, and the least and most surprising text and token."""

@@ -1,0 +1,1 @@
+"""What was found inside one model, drawn."""
