@@ -30,6 +30,16 @@ def is_alive(process: dict[str, Any]) -> bool | None:
         return False
 
 
+def is_main() -> bool:
+    """Whether this process records: the first of those that ``accelerate launch`` or ``torchrun`` began, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def together() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @cache
 def _host() -> str:
     """The machine's name, and on Linux what its process ids are valid in: this start of the machine, this container."""

@@ -115,3 +115,5 @@ def test_a_pretrained_model_must_fit_context_and_tokenizer(
 ) -> None:
     with pytest.raises(UserError, match="context 100 is longer than"):
         build_model(PretrainedModel(str(tiny_model_folder)), tiny_tokenizer, 100, 0)
+    with pytest.raises(UserError, match="the tokenizer is not the one"):
+        build_model(PretrainedModel(str(tiny_model_folder)), copying.tokenizer, 32, 0)

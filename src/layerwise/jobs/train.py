@@ -83,36 +83,38 @@ class TrainConfig:
 
 def run(config: TrainConfig, tracker: Tracker) -> None:
     """Train and record. Raises UserError for what the person can mend; Diverged, which is one, keeps the last good checkpoint."""
-    from layerwise.jobs.train_record import main_process, recording
+    from layerwise.jobs.train_record import recording
     from layerwise.models.quiet import quiet_transformers
+    from layerwise.process import is_main
     from layerwise.training.build import build_model
     from layerwise.training.fit import fit
     from layerwise.training.prepared import prepare_data
     from layerwise.training.trainer import Diverged
 
-    data = prepare_data(config.data, config.tokens, config.context, config.seed, quiet=not main_process())
+    data = prepare_data(config.data, config.tokens, config.context, config.seed, quiet=not is_main())
     with quiet_transformers():
         model = build_model(config.model, data.tokenizer, config.context, config.seed)
     with recording(config, data, tracker) as recorded:
-        if main_process():
+        if is_main():
             print(_plan(config, data, model), flush=True)
         try:
             trained = fit(model, data, config.fit, recorded.folder, recorded.listener, recorded.checkpoint)
         except Diverged as error:
             recorded.keep_last_good(error)
             raise
-        if main_process():
+        if is_main():
             recorded.conclude(trained)
 
 
 def _plan(config: TrainConfig, data: PreparedData, model: Any) -> str:
     """What is about to be done, and how much of it."""
-    from layerwise.jobs.train_record import name_of_data, name_of_model, processes
+    from layerwise.jobs.train_record import name_of_data, name_of_model
+    from layerwise.process import together
     from layerwise.training.fit import planned_steps
 
     counts = data.report.parts.get("train", {})
-    steps = planned_steps(config.fit, counts.get("rows"), processes())
-    samples = steps * config.training.batch_size * config.training.accumulation * processes()
+    steps = planned_steps(config.fit, counts.get("rows"), together())
+    samples = steps * config.training.batch_size * config.training.accumulation * together()
     parameters = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     some = "" if trained == parameters else f" ({trained / 1e6:,.3g} M of them trained)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,8 @@ from layerwise.config import flatten, named_code
 from layerwise.errors import UserError
 from layerwise.files import atomic_file, cache_folder, digest, explain_os_errors, file_digest
 from layerwise.models.quiet import quiet_transformers
-from layerwise.process import is_alive, myself
-from layerwise.tracking.language_models import last_steps, log_language_model, logged_names, training_data
+from layerwise.process import is_alive, is_main, myself, together
+from layerwise.tracking.language_models import last_steps, log_language_model, logged_names, origin, training_data
 from layerwise.tracking.models import MODEL
 from layerwise.tracking.run import Tracker
 from layerwise.tracking.trials import TrialTracker, adopted
@@ -34,16 +33,6 @@ if TYPE_CHECKING:
     from layerwise.training.prepared import PreparedData
 
 _RUN_FILE = "run.json"
-
-
-def main_process() -> bool:
-    """Whether this is the process that records, of those that ``accelerate launch`` began."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def name_of_data(config: TrainConfig) -> str:
@@ -80,7 +69,7 @@ class Recorded:
 
     @property
     def listener(self) -> Listener:
-        return Listener(self.curve, self.written, self.keep, self.questions) if main_process() else Listener()
+        return Listener(self.curve, self.written, self.keep, self.questions) if is_main() else Listener()
 
     def curve(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of a step; what the run holds already, from before it was killed, is not written twice."""
@@ -102,7 +91,8 @@ class Recorded:
     def keep(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """A checkpoint as a model of its own."""
         name = f"checkpoint-{step}"
-        if self.config.checkpoints.log and not isinstance(self.tracker, TrialTracker) and name not in self.models:
+        kept = self.config.checkpoints
+        if kept.log and kept.every != 0 and not isinstance(self.tracker, TrialTracker) and name not in self.models:
             log_language_model(self.tracker, folder, name, step=step, metrics=metrics, data=self._validation)
 
     def questions(self, model: LanguageModel) -> dict[str, float]:
@@ -121,17 +111,18 @@ class Recorded:
 
     def keep_last_good(self, error: Diverged) -> None:
         """After a divergence the last good checkpoint is the run's model."""
-        if main_process() and error.checkpoint is not None and not self.config_has_adapter:
+        if is_main() and error.checkpoint is not None and not self._has_adapter:
             step = int(error.checkpoint.name.rpartition("-")[2])
             log_language_model(self.tracker, error.checkpoint, MODEL, step=step, metrics={}, data=self._validation)
 
     @property
-    def config_has_adapter(self) -> bool:
+    def _has_adapter(self) -> bool:
         return getattr(self.config.model, "adapter", None) is not None
 
     def conclude(self, trained: Trained) -> None:
         """The model, what it scores on texts it never met, and what a person should read."""
         tracker = self.tracker
+        tracker.metrics(trained.test, trained.steps)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / MODEL
             with explain_os_errors(folder), quiet_transformers():
@@ -139,7 +130,6 @@ class Recorded:
                 self.data.tokenizer.save_pretrained(folder)
             metrics = {**trained.metrics, **trained.test}
             uri = log_language_model(tracker, folder, MODEL, step=trained.steps, metrics=metrics, data=self._validation)
-        tracker.metrics(trained.test, trained.steps)
         tracker.tags({"trained_model": uri, "ended": trained.ended or "trained to its end"})
         self._figures()
         lines = [f"{name_of_model(self.config)} on {name_of_data(self.config)}, {trained.steps:,} steps"]
@@ -158,8 +148,9 @@ class Recorded:
 
         self.tracker.flush()
         histories = {
-            name: [(item.step, item.value) for item in self.tracker.client.get_metric_history(self.tracker.run_id, name)
-                   if item.model_id is None]
+            name: [
+                (item.step, item.value) for item in self.tracker.client.get_metric_history(self.tracker.run_id, name)
+            ]
             for name in self.tracker.client.get_run(self.tracker.run_id).data.metrics
             if name.partition("/")[2] in ("loss", "accuracy", "exact_match")
         }  # fmt: skip
@@ -198,9 +189,11 @@ def recording(config: TrainConfig, data: PreparedData, tracker: Tracker) -> Iter
             tracker.begin(**identity)
             yield _begun(Recorded(config, data, tracker, Path(temporary), items=items))
         return
+    if not is_main():
+        tracker.under_mlflow_run = False  # that run is the first process's
     tracker.look(**identity)
     folder = _folder(config, data)
-    if not main_process():
+    if not is_main():
         yield Recorded(config, data, tracker, folder, last_checkpoint(folder), items=items)
         return
     known = _read(folder / _RUN_FILE)
@@ -233,6 +226,7 @@ def _begun(recorded: Recorded) -> Recorded:
     tracker.tags({"model": name_of_model(config), "dataset": name_of_data(config)})
     if not recorded.known:
         training_data(tracker, name_of_data(config), recorded.data.digest, recorded.data.report.parts)
+        origin(tracker, name_of_model(config))
         for items in recorded.items:
             tracker.dataset(items, "questions")
         for source in {Path(name.partition(":")[0]).expanduser() for name in named_code(config)}:
@@ -246,14 +240,14 @@ def _begun(recorded: Recorded) -> Recorded:
 def _questions(config: TrainConfig) -> list[Items]:
     from layerwise.comparison.loading import load_items
 
-    return [load_items(one) for one in config.questions] if main_process() else []
+    return [load_items(one) for one in config.questions] if is_main() else []
 
 
 def _folder(config: TrainConfig, data: PreparedData) -> Path:
     """Where checkpoints lie: by everything that decides how training goes, so that the same command finds them again."""
     sources = {name: Path(name.partition(":")[0]).expanduser() for name in named_code(config)}
     own = {name: file_digest(path) for name, path in sources.items() if path.is_file()}
-    mark = digest([flatten(config), data.digest, own, processes()])[:32]
+    mark = digest([flatten(config), data.digest, own, together()])[:32]
     root = config.checkpoints.folder
     return Path(root).expanduser() / mark if root is not None else cache_folder("training") / mark
 

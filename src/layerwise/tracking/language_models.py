@@ -18,11 +18,12 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 from layerwise.tracking.datasets import DIGEST_LENGTH
+from layerwise.tracking.models import logged_model_id
 from layerwise.tracking.run import Tracker
 
 _REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pandas")
@@ -52,6 +53,7 @@ def log_language_model(
     ``metrics`` become the model's own, at ``step``, measured on ``data`` (name and digest).
     """
     client, run_id = tracker.client, tracker.run_id
+    tracker.flush()
     logged = client.create_logged_model(
         client.get_run(run_id).info.experiment_id,
         name=name,
@@ -85,14 +87,22 @@ def log_language_model(
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
     on = {} if data is None else {"dataset_name": data[0], "dataset_digest": data[1][:DIGEST_LENGTH]}
-    now = int(time.time() * 1000)
     own = [
-        Metric(key, float(value), now, step, model_id=logged.model_id, run_id=run_id, **on)
+        Metric(key, float(value), *_recorded(tracker, key, value, step), model_id=logged.model_id, run_id=run_id, **on)
         for key, value in metrics.items()
     ]
     if own:
         client.log_batch(run_id, metrics=own)
     return f"models:/{logged.model_id}"
+
+
+def _recorded(tracker: Tracker, name: str, value: float, step: int) -> tuple[int, int]:
+    """When and at which step the run recorded this value last, or now.
+
+    A model's metric is its run's too: under the same time and step it is the same point and not a second one.
+    """
+    points = [item for item in tracker.client.get_metric_history(tracker.run_id, name) if item.value == value]
+    return (points[-1].timestamp, points[-1].step) if points else (int(time.time() * 1000), step)
 
 
 def logged_names(tracker: Tracker) -> set[str]:
@@ -105,12 +115,7 @@ def logged_names(tracker: Tracker) -> set[str]:
 def last_steps(tracker: Tracker) -> dict[str, int]:
     """Every metric of the tracker's run and the last step recorded of it."""
     names = tracker.client.get_run(tracker.run_id).data.metrics
-    return {
-        name: max(
-            item.step for item in tracker.client.get_metric_history(tracker.run_id, name) if item.model_id is None
-        )
-        for name in names
-    }
+    return {name: max(item.step for item in tracker.client.get_metric_history(tracker.run_id, name)) for name in names}
 
 
 def training_data(tracker: Tracker, name: str, digest: str, parts: Mapping[str, Mapping[str, int]]) -> None:
@@ -129,6 +134,13 @@ def training_data(tracker: Tracker, name: str, digest: str, parts: Mapping[str, 
         )
     ]
     tracker.client.log_inputs(tracker.run_id, datasets=inputs)
+
+
+def origin(tracker: Tracker, name: str) -> None:
+    """Record that a training began from a model of this name, where it was made here."""
+    model_id = logged_model_id(tracker.client, name)
+    if model_id is not None:
+        tracker.client.log_inputs(tracker.run_id, models=[LoggedModelInput(model_id)])
 
 
 class ServedLanguageModel:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerwise.config import flatten
 from layerwise.errors import UserError
+from layerwise.process import is_main
 from layerwise.tracking.afterwards import keep_killed
 from layerwise.tracking.secrets import redacted
 
@@ -49,7 +50,7 @@ class Job:
         from layerwise.tracking.run import Tracker
         from layerwise.tracking.server import connect
 
-        self.tracker = Tracker(connect(), name, config, force=force)
+        self.tracker = Tracker(connect(), name, config, force=force, attach=is_main())
         if any(value.startswith(TRACKED) for value in flatten(config).values()):
             register()
         return self.tracker
@@ -99,7 +100,7 @@ class Job:
         """End what was not finished: this job's run, or the one ``mlflow run`` made. A failure is recorded either way."""
         try:
             if self.tracker is not None:
-                if self.tracker.started or status == "FAILED":
+                if self.tracker.started or (status == "FAILED" and is_main()):
                     self.tracker.end(status, reason)
             elif "MLFLOW_RUN_ID" in os.environ:
                 _end_given_run(os.environ["MLFLOW_RUN_ID"], status, reason)

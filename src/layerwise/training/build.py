@@ -112,10 +112,9 @@ def _pretrained(config: PretrainedModel, tokenizer: Any, context: int) -> PreTra
     if loaded.max_length is not None and context > loaded.max_length:
         raise UserError(f"context {context} is longer than {config.name} reads: at most {loaded.max_length} tokens.")
     model: PreTrainedModel = loaded.module
-    if len(tokenizer) != len(loaded.tokenizer) and len(tokenizer) > loaded.vocabulary_size:
+    if loaded.tokenizer is not None and tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, {config.name} embeddings for {loaded.vocabulary_size}: "
-            "train with the model's own tokenizer."
+            f"the tokenizer is not the one {config.name} was trained with, whose ids its embeddings are for: leave tokenizer out."
         )
     return model if config.adapter is None else with_adapter(model, config.adapter)
 

@@ -18,6 +18,7 @@ from layerwise.errors import UserError
 from layerwise.models.model import LanguageModel
 from layerwise.models.quiet import quiet_transformers
 from layerwise.models.transformer import own_code
+from layerwise.process import together
 from layerwise.training.build import finished
 from layerwise.training.callbacks import Curve, Ending, FrozenLayers, Norms
 from layerwise.training.config import FitConfig
@@ -124,7 +125,7 @@ def prepare_trainer(
     training, evaluation, checkpoints = config.training, config.evaluation, config.checkpoints
     _check_precision(config)
     streamed = isinstance(data.train, IterableDataset)
-    steps = planned_steps(config, None if streamed else len(data.train))  # type: ignore[arg-type]
+    steps = planned_steps(config, None if streamed else len(data.train), together())  # type: ignore[arg-type]
     every = evaluation.every or max(1, steps // EVALUATIONS)
     save = every if checkpoints.every is None else checkpoints.every
     if checkpoints.best and save % every:
@@ -145,6 +146,7 @@ def prepare_trainer(
         torch_compile=training.compile,
         activation_checkpointing=training.activation_checkpointing,
         seed=config.seed,
+        data_seed=config.seed,
         logging_strategy="steps",
         logging_steps=evaluation.log_every,
         eval_strategy="steps",
@@ -159,8 +161,10 @@ def prepare_trainer(
     trainer = ModelTrainer(
         optimizer=config.optimizer,
         schedule=config.schedule,
-        splits={"train": data.train, "val": data.validation},
-        limit=evaluation.samples,
+        splits={
+            "train": (data.train, evaluation.samples or len(data.validation)),  # type: ignore[arg-type]
+            "val": (data.validation, evaluation.samples),
+        },
         corrupt=config.changes.corrupt_inputs,
         further=partial(_further, data, config, listener),
         model=model,
@@ -181,7 +185,7 @@ def prepare_trainer(
 
 
 def _callbacks(trainer: ModelTrainer, config: FitConfig, listener: Listener, ending: Ending) -> list[TrainerCallback]:
-    found: list[TrainerCallback] = [Curve(trainer, listener.curve, config.evaluation.largest_parameter), ending]
+    found: list[TrainerCallback] = [Curve(trainer, listener.curve, config.evaluation.largest_parameter)]
     if isinstance(config.schedule, Plateau) and config.schedule.warmup_steps:
         found.append(WarmUp(config.schedule.warmup_steps))
     if config.changes.freeze_layers:
@@ -194,7 +198,7 @@ def _callbacks(trainer: ModelTrainer, config: FitConfig, listener: Listener, end
         if not isinstance(made, TrainerCallback):
             raise UserError(f"{path} is no training callback: derive it from transformers.TrainerCallback.")
         found.append(made)
-    return found
+    return [*found, ending]  # last, so that it sees who else ends the training
 
 
 class _Kept(TrainerCallback):
@@ -227,16 +231,8 @@ def _further(
         found = answers(model, data, "validation", evaluation.answers)
         metrics["val/exact_match"] = sum(bool(one.right) for one in found) / len(found)
         written = found[: evaluation.texts]
-    elif evaluation.texts:
-        written = texts(
-            model,
-            data,
-            evaluation.prompts,
-            evaluation.texts,
-            evaluation.new_tokens,
-            evaluation.temperature,
-            config.seed,
-        )
+    if evaluation.texts and (data.task is None or evaluation.prompts):
+        written += texts(model, data, evaluation, config.seed)
     metrics |= listener.questions(model)
     if written:
         listener.written(written, step)
@@ -248,7 +244,7 @@ def _test(trainer: ModelTrainer, data: PreparedData, config: FitConfig) -> dict[
     """Loss, accuracy and exact match of every test set, on all of it."""
     if not data.test:
         return {}
-    found = trainer.measured(data.test, None)
+    found = trainer.measured({name: (rows, None) for name, rows in data.test.items()})
     if data.task is not None and config.evaluation.answers and trainer.args.should_log:
         model = language_model(trainer.model.eval(), data.tokenizer)
         for name in data.test:

@@ -26,6 +26,7 @@ from layerwise.training.optimization_config import Optimizer, Schedule
 from layerwise.training.optimizers import build_optimizer
 from layerwise.training.schedules import build_schedule
 
+Splits = Mapping[str, tuple[Dataset[Any], int | None]]
 PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"  # the last file that a checkpoint gets
 
@@ -47,8 +48,8 @@ class ModelTrainer(Trainer):
 
     Args:
         optimizer, schedule: their configs.
-        splits: what is evaluated, by the name its metrics get (``train``, ``val``); the schedule and stopping go by ``val``.
-        limit: rows of each split that are evaluated; none: all.
+        splits: what is evaluated, by the name its metrics get (``train``, ``val``), and how many of its first rows (none: all);
+            the schedule and stopping go by ``val``.
         corrupt: share of the input tokens replaced by random ones in training.
         further: called after each evaluation with the model, returns metrics of its own (exact match, questions).
         train_args: of transformers' Trainer.
@@ -63,14 +64,13 @@ class ModelTrainer(Trainer):
         *,
         optimizer: Optimizer,
         schedule: Schedule,
-        splits: Mapping[str, Dataset[Any]],
-        limit: int | None,
+        splits: Splits,
         corrupt: float,
         further: Callable[[nn.Module, int], Mapping[str, float]],
         **train_args: Any,
     ) -> None:
         self.optimizer_config, self.schedule_config = optimizer, schedule
-        self.splits, self.limit, self.corrupt, self.further = splits, limit, corrupt, further
+        self.splits, self.corrupt, self.further = splits, corrupt, further
         self.seconds, self._since = 0.0, time.monotonic()
         self.frozen: list[nn.Parameter] = []  # whose gradients a callback wants gone in this step
         self.accuracy: float | None = None
@@ -160,7 +160,7 @@ class ModelTrainer(Trainer):
         """Loss and accuracy of every split, ``val/loss`` as ``eval_loss`` too, and what ``further`` finds."""
         self._read_counts()
         with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
-            metrics = self.measured(self.splits, self.limit)
+            metrics = self.measured(self.splits)
             if self.args.should_log:
                 metrics |= self.further(self.model, self.state.global_step)
         metrics["eval_loss"] = metrics["val/loss"]
@@ -169,11 +169,11 @@ class ModelTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def measured(self, splits: Mapping[str, Dataset[Any]], limit: int | None) -> dict[str, float]:
-        """``name/loss`` (nats a token) and ``name/accuracy`` of datasets, over their first ``limit`` rows."""
+    def measured(self, splits: Splits) -> dict[str, float]:
+        """``name/loss`` (nats a token) and ``name/accuracy`` of datasets, over as many of their first rows as is said."""
         processes = self.accelerator.state
         metrics: dict[str, float] = {}
-        for name, dataset in splits.items():
+        for name, (dataset, limit) in splits.items():
             found = predict_tokens(
                 self.model, dataset, batch_size=self.args.eval_batch_size, pad_id=self.processing_class.pad_token_id,
                 device=self.args.device, limit=limit, share=(processes.process_index, processes.num_processes),

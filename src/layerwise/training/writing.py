@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from layerwise.errors import UserError
 from layerwise.models.model import LanguageModel
+from layerwise.training.config import EvaluationConfig
 from layerwise.training.inspection.config import Sampling
 from layerwise.training.inspection.sampling import sample
 from layerwise.training.prepared import PreparedData
 
-_BEGINNING = 16  # tokens of a held-out text that a written one begins with
+_BEGINNING = 8  # tokens of a held-out text that a written one begins with
 
 
 @dataclass(frozen=True)
@@ -76,23 +78,15 @@ def _groups(lengths: Sequence[tuple[int, int]], most: int | None) -> Iterator[tu
         yield group, room
 
 
-def texts(
-    model: LanguageModel,
-    data: PreparedData,
-    prompts: Sequence[str],
-    count: int,
-    tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[Written]:
-    """Texts the model writes behind ``prompts``, or behind the beginnings of held-out texts; always from the same seed."""
-    begins = list(prompts) or [
+def texts(model: LanguageModel, data: PreparedData, config: EvaluationConfig, seed: int) -> list[Written]:
+    """Texts the model writes behind the prompts of the config, or behind the beginnings of held-out texts; always from one seed."""
+    begins = config.prompts or [
         data.tokenizer.decode(data.validation[row]["input_ids"][:_BEGINNING], skip_special_tokens=True)
-        for row in range(min(count, len(data.validation)))  # type: ignore[arg-type]
+        for row in range(min(config.texts, len(data.validation)))  # type: ignore[arg-type]
     ]
     longest = max(len(data.tokenizer.encode(begin)) for begin in begins)
-    room = tokens if model.max_length is None else min(tokens, model.max_length - longest)
+    room = config.new_tokens if model.max_length is None else min(config.new_tokens, model.max_length - longest)
     if room < 1:
-        return []
-    found = sample(model, begins, Sampling(max_new_tokens=room, temperature=temperature), seed=seed)
+        raise UserError(f"evaluation.prompts: the longest has {longest} tokens, which leaves no room in the context.")
+    found = sample(model, begins, Sampling(max_new_tokens=room, temperature=config.temperature), seed=seed)
     return [Written(one.prompt, one.text) for [one] in found]
