@@ -23,7 +23,7 @@ BELOW = {
     "interventions": {"activations", "measures", "models", "data"},
     "training": {"activations", "measures", "models", "data"},
     "reports": set(),
-    "tracking": {"probes", "training", "activations", "measures", "models", "data", "reports", "jobs"},
+    "tracking": {"probes", "interventions", "training", "activations", "measures", "models", "data", "reports", "jobs"},
     "search": {"tracking", "reports", "measures"},
     "jobs": {
         "search",

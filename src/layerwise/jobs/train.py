@@ -95,7 +95,7 @@ def run(config: TrainConfig, tracker: Tracker) -> None:
     with quiet_transformers():
         model = build_model(config.model, data.tokenizer, config.context, config.seed)
     with recording(config, data, tracker) as recorded:
-        if is_main():
+        if is_main() and tracker.alone:
             print(_plan(config, data, model), flush=True)
         try:
             trained = fit(model, data, config.fit, recorded.folder, recorded.listener, recorded.checkpoint)

@@ -179,9 +179,10 @@ def differences(values: pd.DataFrame) -> pd.DataFrame:
 def _text(table: pd.DataFrame, values: pd.DataFrame, config: AblateConfig) -> str:
     diverged = values[values["value"].isna()]
     lines = [f"{config.metric} of each change less the base's, {config.seeds} pairs of seeds"]
+    width = max(map(len, table["change"]))
     for row in table.itertuples():
         lines.append(
-            f"  {row.change:<24} {row.mean:.4f} against {row.base:.4f}: {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}], "
+            f"  {row.change:<{width}} {row.mean:.4f} against {row.base:.4f}: {row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}], "
             f"p = {row.p_holm:.3g} corrected for {len(table)}"
         )
     lines += [f"  {row.training}, seed {row.seed}: diverged, left out" for row in diverged.itertuples()]

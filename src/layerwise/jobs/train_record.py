@@ -76,7 +76,7 @@ class Recorded:
         new = {name: value for name, value in metrics.items() if step > self.known.get(name, -1)}
         if new:
             self.tracker.metrics(new, step)
-        if "val/loss" in new:
+        if "val/loss" in new and self.tracker.alone:
             self.tracker.flush()
             shown = ", ".join(
                 f"{name} {value:.4g}" for name, value in new.items() if name.startswith(("val/", "train/"))

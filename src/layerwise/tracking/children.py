@@ -16,6 +16,8 @@ class ChildTracker(StudyTracker):
         tags: ``layerwise.*`` tags it has.
     """
 
+    alone = False
+
     def __init__(self, parent: Tracker, job: str, config: Any, tags: Mapping[str, str]) -> None:
         super().__init__(parent)
         self.job, self.config, self._own = job, config, dict(tags)
@@ -27,3 +29,7 @@ class ChildTracker(StudyTracker):
     def begin(self, **identity: str) -> None:
         super().begin(**identity)
         self.tags(self._own)
+
+    def summary(self, text: str) -> None:
+        """Kept with the run; the command has one of its own."""
+        self.text(text, "summary.txt")

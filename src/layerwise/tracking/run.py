@@ -57,7 +57,10 @@ class Tracker:
     finds its work already done leaves no empty run behind.
 
     Metrics are kept and written together, at once when some seconds have passed since the last time, and at the end.
+    ``alone``: whether a command has no other run, so that what happens in this one is worth printing.
     """
+
+    alone = True
 
     def __init__(self, server: Server, job: str, config: Any, *, force: bool = False, attach: bool = True) -> None:
         self.server, self.job, self.config, self.force = server, job, config, force

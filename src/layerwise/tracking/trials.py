@@ -37,6 +37,8 @@ class TrialTracker(Tracker):
         heard: called with every metric that is recorded (name, value, step); what it raises reaches the job.
     """
 
+    alone = False
+
     def __init__(
         self,
         server: Server,
