@@ -30,7 +30,7 @@ from layerwise.training.model_config import BuiltModel
 from layerwise.training.optimization_config import AdamW, Constant
 from layerwise.training.prepared import prepare_data
 
-CONTEXT, BATCH, STEPS, WARM = 64, 12, 100, 100
+CONTEXT, BATCH, STEPS, WARM = 64, 12, 50, 50
 SIZES = {"n_layers": 4, "n_heads": 4, "width": 128, "bias": False}
 
 
