@@ -13,15 +13,29 @@ from layerwise.data.config import DatasetConfig
 from layerwise.data.pairs.config import PairsConfig
 from layerwise.errors import UserError, check_seed
 from layerwise.interventions.alignment.config import Alignment
+from layerwise.interventions.erasure.config import Erasure
+from layerwise.interventions.exchange.config import AnyPlan
 from layerwise.interventions.steering.config import ITI, CausalCheck, Steering
-from layerwise.interventions.sweeps.config import Ablation, Attribution, PathPatching, Patching, Tracing
+from layerwise.interventions.sweeps.config import Ablation, Attribution, Patching, PathPatching, Tracing
 from layerwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from layerwise.tracking.run import Tracker
 
 # The settings of each kind; its recipe is ``run(config, model, tracker)`` in jobs/intervene_<kind>.py and returns the summary.
-Intervention = Ablation | Patching | Tracing | PathPatching | Attribution | CausalCheck | Steering | ITI | Alignment
+Intervention = (
+    Ablation
+    | Patching
+    | Tracing
+    | PathPatching
+    | Attribution
+    | CausalCheck
+    | Steering
+    | ITI
+    | Erasure
+    | Alignment
+    | AnyPlan
+)
 
 
 @dataclass(frozen=True)

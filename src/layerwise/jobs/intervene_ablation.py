@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from layerwise.jobs.intervene_pairs import anchor_line, anchor_metrics, begin_on_pairs, need_model, progress_of, tell
+from layerwise.jobs.intervene_pairs import anchor_line, anchor_metrics, begin_on_pairs, need_model, progress_of
 
 if TYPE_CHECKING:
     from layerwise.interventions.sweeps.ablation import Ablated
@@ -21,15 +21,17 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     """Ablate every part, record maps and curves; returns the summary."""
     from layerwise.interventions.metrics import metric_entry
     from layerwise.interventions.sweeps.ablation import ablate, ablation_parts
+    from layerwise.interventions.sweeps.asked import of_equal_length
     from layerwise.interventions.sweeps.config import Ablation
-    from layerwise.reports.interventions.ablation import ablation_charts
+    from layerwise.reports.interventions.ablation import part_charts
 
     settings: Any = config.intervention
     assert isinstance(settings, Ablation)
     model = need_model(config, model)
     parts = ablation_parts(model, settings.parts)
-    asked, key = begin_on_pairs(config, model, tracker)
-    tell(asked)
+    asked, key = begin_on_pairs(
+        config, model, tracker, of_equal_length if settings.method == "corrupted" else lambda asked: asked
+    )
     with progress_of("ablation", len(parts), asked) as done:
         found = ablate(
             asked, settings, config.metric, seed=config.seed, key=key, token_budget=config.token_budget, done=done
@@ -42,7 +44,8 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     for part, rows in table[table["head"] < 0].groupby("part", sort=False):
         tracker.curve(f"{part}/change", dict(zip(rows["layer"], rows["change"], strict=True)), best="min")
     words = metric_entry(config.metric).words
-    for name, chart in ablation_charts(table, words, settings.method, model.name).items():
+    title = f"Parts of {model.name} taken away, one at a time ({settings.method})"
+    for name, chart in part_charts(table, words, title, "ablation").items():
         tracker.figure(chart, name)
     return "\n".join(_lines(config, settings.method, found, table, words))
 

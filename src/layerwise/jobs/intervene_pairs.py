@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layerwise.errors import UserError
@@ -25,29 +26,33 @@ def need_model(config: InterveneConfig, model: LanguageModel | None) -> Language
     return model
 
 
-def begin_on_pairs(config: InterveneConfig, model: LanguageModel, tracker: Tracker) -> tuple[AskedPairs, str]:
-    """The pairs as the model sees them, and a digest of all that the work depends on; ends the job where a finished run did it."""
+def begin_on_pairs(
+    config: InterveneConfig,
+    model: LanguageModel,
+    tracker: Tracker,
+    fit: Callable[[AskedPairs], AskedPairs] = lambda asked: asked,
+) -> tuple[AskedPairs, str]:
+    """The pairs as the model sees them, and a digest of all that the work depends on; ends the job where a finished run did it.
+
+    fit: which pairs the work can use; as many of them are drawn as the config allows.
+    """
     from layerwise.data.pairs.load import load_pairs
     from layerwise.interventions.metrics import metric_entry
     from layerwise.interventions.sweeps.asked import ask
 
     metric_entry(config.metric)
-    pairs = load_pairs(config.pairs)
+    pairs = load_pairs(replace(config.pairs, limit=None))
     identity = {"model": model.fingerprint, "data": pairs.digest()}
     key = tracker.look(**identity)
-    asked = ask(model, pairs)
+    asked = fit(ask(model, pairs)).limited(config.pairs.limit, config.pairs.seed)
     tracker.begin(**identity)
     tracker.language_model(model)
     tracker.tags({"intervention": config.intervention.kind, "dataset": pairs.name, "metric": config.metric})
     tracker.name(f"{config.intervention.kind}: {model.name} on {pairs.name}")
-    tracker.dataset(pairs, "pairs")
-    return asked, key
-
-
-def tell(asked: AskedPairs) -> None:
-    """Print what a person should know of the pairs before the work begins."""
+    tracker.dataset(asked.pairs, "pairs")
     for note in (*asked.pairs.notes, *asked.notes):
         print(f"note: {note}", file=sys.stderr)
+    return asked, key
 
 
 @contextmanager
@@ -59,9 +64,10 @@ def progress_of(what: str, cells: int, asked: AskedPairs) -> Iterator[Callable[[
         yield progress.advance
 
 
-def anchor_metrics(metric: str, clean: np.ndarray, corrupted: np.ndarray) -> dict[str, float]:
-    """The two anchors as metrics of the run."""
-    return {f"clean/{metric}": float(clean.mean()), f"corrupted/{metric}": float(corrupted.mean())}
+def anchor_metrics(metric: str, clean: np.ndarray, corrupted: np.ndarray, other: str = "corrupted") -> dict[str, float]:
+    """The two anchors as metrics of the run; a metric of one's own goes by the name of its function."""
+    metric = metric.rpartition(":")[2]
+    return {f"clean/{metric}": float(clean.mean()), f"{other}/{metric}": float(corrupted.mean())}
 
 
 def anchor_line(words: str, clean: np.ndarray, corrupted: np.ndarray) -> str:

@@ -34,7 +34,7 @@ def _find(name: str) -> PromptPairs:
         return generate(name)
     if path.is_file():
         return table_pairs(_read(path), path.stem)
-    if names_loader(name):
+    if names_loader(name) and path.suffix not in _READERS:
         value = call_loader(name)
         return value if isinstance(value, PromptPairs) else table_pairs(as_table(value, name).frame, name)
     if "/" in name or path.suffix:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UserError
-from layerwise.interventions.patching import Cell, CellPlan
-from layerwise.interventions.sweeps.asked import AskedPairs
+from layerwise.interventions.cell_plan import Cell, CellPlan
+from layerwise.interventions.sweeps.asked import AskedPairs, of_equal_length
 from layerwise.interventions.sweeps.config import Ablation
 from layerwise.interventions.sweeps.controls import beside_random, strongest
 from layerwise.interventions.sweeps.ledger import Ledger
-from layerwise.interventions.sweeps.sweep import Chunk, Swept, Values, sweep
+from layerwise.interventions.sweeps.sweep import Chunk, Swept, Values, sweep, writing
 from layerwise.models.taps import run
 
 NAMES = {"attention": "attn_out", "mlps": "mlp_out", "heads": "z"}
@@ -68,13 +68,13 @@ def ablate(
     key: names the sweep for going on with it (``Ledger``).
     """
     if settings.method == "corrupted":
-        asked = asked.of_equal_length()
+        asked = of_equal_length(asked)
     parts = ablation_parts(asked.model, settings.parts)
     everywhere = asked.columns("clean", "all")
     cells = [Cell(sites, everywhere) for sites in parts["sites"]]
     values = _values(asked, settings, cells, seed)
     ledger = Ledger(len(cells), len(asked), key)
-    swept = sweep(asked, cells, metric, values, ledger=ledger, token_budget=token_budget, done=done)
+    swept = sweep(asked, cells, metric, writing(values), ledger=ledger, token_budget=token_budget, done=done)
     chosen = strongest(swept.changes, settings.controls)
     controls = beside_random(asked, cells, chosen, metric, values, seed=seed, token_budget=token_budget)
     ledger.close()

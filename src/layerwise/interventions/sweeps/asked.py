@@ -64,18 +64,11 @@ class AskedPairs:
             answers=self.answers[rows], others=self.others[rows], notes=notes,
         )  # fmt: skip
 
-    def of_equal_length(self) -> AskedPairs:
-        """The pairs whose two prompts have equally many tokens; a note says how many were left out."""
-        same = self.lengths("clean") == self.lengths("corrupted")
-        if same.all():
+    def limited(self, limit: int | None, seed: int = 0) -> AskedPairs:
+        """At most so many of the pairs, drawn with ``seed``."""
+        if limit is None or limit >= len(self):
             return self
-        first = int(np.flatnonzero(~same)[0])
-        sizes = f"{len(self.ids['clean'][first])} and {len(self.ids['corrupted'][first])}"
-        return self.select(
-            np.flatnonzero(same),
-            f"{int((~same).sum())} of {len(self)} pairs are left out, whose two prompts have different numbers of tokens, "
-            f"such as {sizes}: {self.pairs.clean[first][:60]!r}.",
-        )
+        return self.select(np.sort(np.random.default_rng(seed).permutation(len(self))[:limit]))
 
     def chunks(self, token_budget: int | None = None) -> list[np.ndarray]:
         """Row numbers of the pairs that run together: of similar length, within the token budget."""
@@ -153,3 +146,17 @@ def ask(model: LanguageModel, pairs: PromptPairs) -> AskedPairs:
 def _sides(pairs: PromptPairs) -> Iterator[tuple[Side, tuple[str, ...]]]:
     yield "clean", pairs.clean
     yield "corrupted", pairs.corrupted
+
+
+def of_equal_length(asked: AskedPairs) -> AskedPairs:
+    """The pairs whose two prompts have equally many tokens; a note says how many were left out."""
+    same = asked.lengths("clean") == asked.lengths("corrupted")
+    if same.all():
+        return asked
+    row = int(np.flatnonzero(~same)[0])
+    sizes = f"{len(asked.ids['clean'][row])} and {len(asked.ids['corrupted'][row])}"
+    return asked.select(
+        np.flatnonzero(same),
+        f"{int((~same).sum())} of {len(asked)} pairs are left out, whose two prompts have different numbers of tokens, "
+        f"such as {sizes}: {asked.pairs.clean[row][:60]!r}.",
+    )

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.interventions.patching import Cell, CellPlan
+from layerwise.interventions.cell_plan import Cell, CellPlan
 from layerwise.interventions.sweeps.asked import AskedPairs, Side
-from layerwise.interventions.sweeps.sweep import Chunk, Values, of_rows, sweep
+from layerwise.interventions.sweeps.sweep import Chunk, Values, of_rows, sweep, writing
 from layerwise.models.taps import Write, run
 
 
@@ -29,6 +29,7 @@ def beside_random(
     values: Values,
     *,
     base: Side = "clean",
+    source: Side | None = None,
     writes: Callable[[np.ndarray], Mapping[str, Write]] = lambda rows: {},
     seed: int = 0,
     token_budget: int | None = None,
@@ -56,7 +57,9 @@ def beside_random(
 
     # What is written is that of the cell's own columns now, whatever the source's were.
     at_base = [replace(cell, source_columns=None) for cell in picked]
-    swept = sweep(asked, at_base, metric, random, base=base, writes=writes, token_budget=token_budget)
+    swept = sweep(
+        asked, at_base, metric, writing(random), base=base, source=source, writes=writes, token_budget=token_budget
+    )
     return swept.changes
 
 
