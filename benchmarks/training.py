@@ -102,7 +102,7 @@ def check_equal(ours: Any, theirs: Any, tokens: Tensor) -> None:
     )
     torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradients[0][0], gradients[1][0], atol=1e-5, rtol=1e-4)
-    print(f"loss {float(mine):.6f} and {float(other):.6f}; gradients equal to 1e-5")
+    print(f"loss {mine.detach():.6f} and {other.detach():.6f}; gradients equal to 1e-5")
 
 
 class Turns(TrainerCallback):
