@@ -47,30 +47,17 @@ def test_class_means_are_added_everywhere_and_priced(run_job: Callable[..., Any]
     assert {"figures/strengths.html", "figures/strength_by_site_effect.png", "figures/perplexity.png"} <= figures
 
 
-def test_the_plan_that_is_kept_does_what_was_sampled(
-    run_job: Callable[..., Any], client: Any, tmp_path: Path, tiny_model_folder: Path
+def test_the_model_that_is_logged_writes_what_was_sampled(
+    run_job: Callable[..., Any], client: Any, tmp_path: Path
 ) -> None:
-    from layerwise.interventions.saving import load
-    from layerwise.models.config import ModelConfig
-    from layerwise.models.loading import load_model
+    from layerwise.tracking.servable_steered import load_steered
 
     prompts = ["the dog", "a cat sleeps", "she runs and he", "the teacher"]
-    run = run_job(
-        *STEER,
-        *NUMBERS,
-        "--intervention.samples.prompts",
-        str(prompts),
-        "--intervention.strengths",
-        "-300,300",
-    )
-    model = load_model(ModelConfig(str(tiny_model_folder)))
-    steered = load(Path(client.download_artifacts(run.info.run_id, "plan", str(tmp_path))), model)
+    strengths = ("--intervention.strengths", "-300,300")
+    run = run_job(*STEER, *NUMBERS, "--intervention.samples.prompts", str(prompts), *strengths)
     samples = table(client, run, "samples", tmp_path)
     own = samples[samples["strength"] == 300]["continuation"].tolist()
-    for prompt, written in zip(prompts, own, strict=True):
-        ids = steered.generate([prompt], max_new_tokens=24, do_sample=False, pad_token_id=0).output[0]
-        new = model.tokenizer.decode(ids[len(model.tokenize([prompt]).ids[0]) :], skip_special_tokens=True)
-        assert new.startswith(written)
+    assert load_steered(run.data.tags["layerwise.logged_model"]).generate(prompts, max_new_tokens=24) == own
     assert own != samples[samples["strength"] == 0]["continuation"].tolist()
 
 
@@ -97,48 +84,27 @@ def test_contrast_pairs_of_texts(run_job: Callable[..., Any]) -> None:
     assert run.data.tags["layerwise.dataset"] == "cities"
 
 
-def test_a_file_and_a_probe_give_directions_too(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
-    save_file({"away": torch.randn(32, generator=torch.Generator().manual_seed(0))}, tmp_path / "d.safetensors")
-    width = run_job(
-        "probe",
-        "--dataset",
-        "cities",
-        "--dataset.limit",
-        "120",
-        "--controls.shuffles",
-        "0",
-        "--controls.control_tasks",
-        "0",
-    )
-    probe = width.info.run_id
-    run = run_job(
-        *STEER,
-        "--intervention.direction",
-        probe,
-        "--intervention.positions",
-        "part:text",
-        "--intervention.sites",
-        "resid_post.*",
-    )
+def test_a_probe_and_a_file_give_directions_too(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
+    from layerwise.tracking.servable_steered import load_steered
+
+    few = ("--dataset.limit", "120", "--controls.shuffles", "0", "--controls.control_tasks", "0")
+    probe = run_job("probe", "--dataset", "cities", *few).info.run_id
+    flags = ("--intervention.positions", "part:text", "--intervention.sites", "resid_post.*")
+    run = run_job(*STEER, "--intervention.direction", probe, *flags)
     assert run.data.tags["layerwise.probe_run"] == probe
     assert {"curve/slope", "best/curve/slope"} <= set(run.data.metrics)
-    vector = torch.randn(_width(client, run, tmp_path), generator=torch.Generator().manual_seed(0))
-    save_file({"away": vector}, tmp_path / "d.safetensors")
+    width = load_steered(run.data.tags["layerwise.logged_model"]).intervened.model.sites.width
+    save_file({"away": torch.randn(width, generator=torch.Generator().manual_seed(0))}, tmp_path / "d.safetensors")
     file = f"{tmp_path / 'd.safetensors'}#away"
     found = run_job(*STEER, *NUMBERS, "--intervention.direction", file, "--intervention.sites", "resid_post.0")
     assert found.data.tags["layerwise.site"] == "resid_post.0"
 
 
-def _width(client: Any, run: Any, folder: Path) -> int:
-    from layerwise.interventions.tensors import read_tensors
-
-    plan = Path(client.download_artifacts(run.info.run_id, "plan", str(folder)))
-    return next(iter(read_tensors(plan / "tensors.safetensors").values())).shape[-1]
-
-
 def test_inference_time_intervention_shifts_the_best_heads(
     run_job: Callable[..., Any], client: Any, tmp_path: Path
 ) -> None:
+    from layerwise.tracking.servable_steered import load_steered
+
     run = run_job(
         "intervene",
         "--intervention",
@@ -153,7 +119,7 @@ def test_inference_time_intervention_shifts_the_best_heads(
     heads = table(client, run, "heads", tmp_path)
     assert heads["chosen"].sum() == 2
     assert heads[heads["chosen"]]["accuracy"].min() >= heads[~heads["chosen"]]["accuracy"].max()
-    plan = Path(client.download_artifacts(run.info.run_id, "plan/plan.json", str(tmp_path))).read_text()
+    plan = str(load_steered(run.data.tags["layerwise.logged_model"]).intervened.plan)
     for row in heads[heads["chosen"]].itertuples():
         assert f"z.{row.layer}.{row.head}" in plan
     assert run.data.metrics["slope/p"] in (0.25, 0.5, 0.75, 1.0)

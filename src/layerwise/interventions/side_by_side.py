@@ -56,7 +56,7 @@ def run_changed(
             return write
 
         writes = {site: write_of(change) for site, change in sites.items()}
-        values[part] = rerun.again(layer, column, len(part), writes).float().cpu()
+        values[part] = rerun.rest(layer, column, len(part), writes).float().cpu()
         done(len(part))
     return values
 

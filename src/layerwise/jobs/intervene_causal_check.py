@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from layerwise.tracking.run import Tracker
     from layerwise.tracking.servable import AttachedProbe
 
-ALPHA = 0.05
-
 
 def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) -> str:
     """Load, ask, act, compare with chance, record; returns the summary."""
@@ -59,7 +57,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
 
     rows, direction = probe_direction(attached, settings.vector, fitted, config.store)
     kinds = {"sphere": None, "activations": rows}
-    controls = {
+    controls: dict[str, Tensor] = {
         name: random_directions(direction, settings.random, config.seed + number, kinds[name])
         for number, name in enumerate(settings.control)
     }
@@ -69,7 +67,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
             asked, site, direction, controls, settings.strengths, config.metric, positions=settings.positions,
             mean=rows.mean(0), token_budget=config.token_budget, done=progress.advance,
         )  # fmt: skip
-    title = f"{settings.vector} of the probe at {site} of {model.name}"
+    title = f"{settings.vector.capitalize()} of the probe at {site} of {model.name}"
     tracker.name(f"causal check: {title}")
     tracker.tags(
         {
@@ -190,7 +188,7 @@ def _record(
     table = found.table()
     tracker.table(table, "doses")
     tracker.table(texts, "prompts")
-    for name, chart in causal_check_charts(table, bands, words, title).items():
+    for name, chart in causal_check_charts(table, bands, config.metric.replace("_", " "), title).items():
         tracker.figure(chart, name)
     return lines
 
@@ -210,5 +208,4 @@ def _line(name: str, control: str, result: AgainstRandom) -> str:
     own = f"{what}: {result.own.estimate:+.4f} [{result.own.low:+.4f}, {result.own.high:+.4f}]"
     if not result.random.any():
         return f"{own}; random directions ({control}) do nothing at all: no later token sees what is changed there"
-    verdict = "more than" if result.p <= ALPHA else "no more than"
-    return f"{own}; {result.times_random:.1f} times random ({control}), p {result.p:.3f}: {verdict} random directions"
+    return f"{own}; {result.times_random:.1f} times random ({control}), p {result.p:.3f}: {result.verdict}"

@@ -107,9 +107,10 @@ def head_shifts(
     from layerwise.probes.penalised import RidgeClassifierProbe
 
     found = {}
+    row: Any
     for row in chosen.itertuples():
         site = f"z.{row.layer}"
-        values = by_head(model, site, rows[site])[int(row.head)].double()  # type: ignore[call-overload]
+        values = by_head(model, site, rows[site])[row.head].double()
         if direction == "means":
             vector = difference_of_means(values, labels)
         else:

@@ -7,8 +7,6 @@ doses; set random directions of the same length beside the best place; let the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from layerwise.jobs.intervene_pairs import need_model
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from layerwise.interventions.intervened import Intervened
     from layerwise.interventions.steering.config import ITI, Steering
     from layerwise.interventions.steering.sweep import Dosed, Place
     from layerwise.interventions.sweeps.asked import AskedPairs
@@ -75,6 +74,7 @@ def record(
     from layerwise.interventions.metrics import metric_entry
     from layerwise.interventions.steering.doses import against_random
     from layerwise.reports.interventions.steering import steering_charts
+    from layerwise.tracking.servable_steered import log_steered
 
     words, own = metric_entry(config.metric).words, dosed[best]
     table = pd.concat([_table(site, one, "own") for site, one in dosed.items()] + [_table(best, chance, RANDOM)])
@@ -89,14 +89,16 @@ def record(
         }
     )  # fmt: skip
     tracker.tags({"site": best})
-    charts = steering_charts(table, best, words, f"{settings.kind} of {model.name}", own.clean_perplexity)
+    title = {"steering": "Steering", "iti": "Inference-time intervention"}[settings.kind]
+    charts = steering_charts(
+        table, best, config.metric.replace("_", " "), f"{title} of {model.name}", own.clean_perplexity
+    )
     for name, chart in charts.items():
         tracker.figure(chart, name)
-    verdict = "more than" if result.p <= 0.05 else "no more than"
     lines = [
         f"{words}: {own.doses.clean.mean():+.3f} as it is; perplexity of neutral text {own.clean_perplexity:.1f}",
         f"best at {best}: {result.own.estimate:+.4f} [{result.own.low:+.4f}, {result.own.high:+.4f}] per unit of strength; "
-        f"{result.times_random:.1f} times random, p {result.p:.3f}: {verdict} random directions",
+        f"{result.times_random:.1f} times random, p {result.p:.3f}: {result.verdict}",
     ]
     for number, strength in enumerate(settings.strengths):
         lines.append(
@@ -105,8 +107,10 @@ def record(
         )
     if settings.samples.prompts:
         lines += _samples(settings, model, places[best], tracker)
-    _keep_plan(model, places[best], max(settings.strengths), tracker)
-    return lines
+    strongest = max(settings.strengths)
+    uri = log_steered(tracker, steered(model, places[best], strongest))
+    tracker.tags({"logged_model": uri})
+    return [*lines, f"{uri}: the model at strength {strongest:+g}, to serve or to load"]
 
 
 def _rms(chance: Dosed, number: int) -> float:
@@ -142,11 +146,10 @@ def _samples(settings: Steering | ITI, model: LanguageModel, place: Place, track
     return lines
 
 
-def _keep_plan(model: LanguageModel, place: Place, strength: float, tracker: Tracker) -> None:
-    """The steered model as a plan, to be loaded, generated with and served: the artifact ``plan``."""
+def steered(model: LanguageModel, place: Place, strength: float) -> Intervened:
+    """The model with the first direction of a place added at every token, prompt and new ones, as a plan."""
     from layerwise.interventions.intervened import Intervened
     from layerwise.interventions.plan import Plan, Step
-    from layerwise.interventions.saving import save
     from layerwise.interventions.settings import Add
 
     steps, given = [], {}
@@ -154,9 +157,7 @@ def _keep_plan(model: LanguageModel, place: Place, strength: float, tracker: Tra
         name = f"add_{site}".replace(".", "_")
         steps.append(Step(Add(strength=strength, vector="given"), (site,), when="every", name=name))
         given[name] = vectors[0]
-    with TemporaryDirectory() as folder:
-        save(Intervened(model, Plan(tuple(steps)), given=given), Path(folder) / "plan")
-        tracker.file(Path(folder) / "plan")
+    return Intervened(model, Plan(tuple(steps)), given=given)
 
 
 class Found:

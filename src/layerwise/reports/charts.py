@@ -68,6 +68,7 @@ class LineChart:
                         x=[*one.x, *reversed(list(one.x))],
                         y=[*one.high, *reversed(list(one.low))],
                         fill="toself",
+                        mode="lines",
                         fillcolor=colour,
                         opacity=0.15,
                         line={"width": 0},

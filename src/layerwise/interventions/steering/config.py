@@ -96,7 +96,7 @@ class Steering:
     question: Question = field(default_factory=Question)
     positions: str = "all"
     strengths: list[float] = field(default_factory=lambda: list(DOSES))
-    random: int = 10
+    random: int = 20
     neutral: DatasetConfig = field(default_factory=lambda: DatasetConfig("topics", limit=16))
     samples: Samples = field(default_factory=Samples)
 
@@ -122,7 +122,7 @@ class ITI:
     read: Literal["last", "mean"] = "last"
     question: Question = field(default_factory=Question)
     positions: str = "all"
-    random: int = 10
+    random: int = 20
     neutral: DatasetConfig = field(default_factory=lambda: DatasetConfig("topics", limit=16))
     samples: Samples = field(default_factory=Samples)
 

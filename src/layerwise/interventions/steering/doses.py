@@ -19,6 +19,9 @@ from layerwise.interventions.side_by_side import Change, run_changed
 from layerwise.measures.statistics import Interval, bootstrap, permutation_p
 
 
+ALPHA = 0.05
+
+
 @dataclass(frozen=True, eq=False)
 class Doses:
     """The metric under every dose.
@@ -69,6 +72,13 @@ class AgainstRandom:
         """Its size over the root mean square of the random ones'; NaN where none of those does anything."""
         size = float(np.sqrt(np.mean(self.random**2)))
         return abs(self.own.estimate) / size if size > 0 else float("nan")
+
+    @property
+    def verdict(self) -> str:
+        """In words: more than any of the random directions (p is then as small as their number allows), more at 5 %, or not."""
+        if round(self.p * (len(self.random) + 1)) == 1:
+            return f"more than any of {len(self.random)} random directions"
+        return "more than random directions" if self.p <= ALPHA else "no more than random directions"
 
 
 def random_directions(like: Tensor, count: int, seed: int = 0, rows: Tensor | None = None) -> Tensor:

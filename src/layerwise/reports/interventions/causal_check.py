@@ -14,7 +14,7 @@ MIDDLE = (0.025, 0.5, 0.975)
 
 
 def causal_check_charts(
-    table: pd.DataFrame, bands: Mapping[float, tuple[float, float]], words: str, title: str
+    table: pd.DataFrame, bands: Mapping[float, tuple[float, float]], metric: str, title: str
 ) -> dict[str, Chart]:
     """By file name.
 
@@ -22,7 +22,7 @@ def causal_check_charts(
     direction's effect, low and high by strength.
     """
     added = table[table["strength"].notna()]
-    change = f"change of {words.split(',')[0]}"
+    change = f"change of {metric}"
     own = added[added["kind"] == "own"].sort_values("strength")
     strengths = [*own["strength"], 0.0]
     order = np.argsort(strengths)
@@ -34,7 +34,7 @@ def causal_check_charts(
     lows, highs = ([bands[strength][side] for strength in own["strength"]] for side in (0, 1))
     lines = [Series("the probe's direction", xs, line(own["effect"].tolist()), line(lows), line(highs))]
     for kind, rows in added[added["kind"] != "own"].groupby("kind", sort=False):
-        shares = rows.groupby("strength")["effect"].quantile(list(MIDDLE)).unstack()
+        shares = rows.groupby("strength")["effect"].quantile(np.array(MIDDLE)).unstack()
         low, middle, high = (line(shares[share].tolist()) for share in MIDDLE)
         lines.append(Series(NAMES[str(kind)], xs, middle, low, high, muted=True))
     removed = table[table["strength"].isna()]

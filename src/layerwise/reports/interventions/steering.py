@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from layerwise.reports.charts import Chart, HeatMap, LineChart, Series
@@ -10,14 +11,14 @@ STRENGTH = "strength"
 
 
 def steering_charts(
-    table: pd.DataFrame, best: str, words: str, title: str, clean_perplexity: float
+    table: pd.DataFrame, best: str, metric: str, title: str, clean_perplexity: float
 ) -> dict[str, Chart]:
     """By file name.
 
     table: a row for each place, direction and strength, with ``place``, ``kind`` (own or random), ``strength``, ``effect``, ``low`` and
     ``high`` of an own one's effect, ``perplexity``. best: the place whose strengths are drawn as lines.
     """
-    change = f"change of {words.split(',')[0]}"
+    change = f"change of {metric}"
     own = table[table["kind"] == "own"]
     there = own[own["place"] == best].sort_values(STRENGTH)
     random = table[(table["place"] == best) & (table["kind"] != "own")]
@@ -48,12 +49,9 @@ def _randoms(rows: pd.DataFrame, value: str) -> list[Series]:
     """The middle 95 % of random directions, where there are any."""
     if rows.empty:
         return []
-    shares = rows.groupby(STRENGTH)[value].quantile([0.025, 0.5, 0.975]).unstack()
-    return [
-        Series(
-            "random directions", shares.index.tolist(), *(shares[q].tolist() for q in (0.5, 0.025, 0.975)), muted=True
-        )
-    ]
+    shares = rows.groupby(STRENGTH)[value].quantile(np.array([0.025, 0.5, 0.975])).unstack()
+    low, middle, high = (shares[share].tolist() for share in (0.025, 0.5, 0.975))
+    return [Series("random directions", shares.index.tolist(), middle, low, high, muted=True)]
 
 
 def _short(places: list[str]) -> list[str]:
