@@ -71,7 +71,9 @@ def table_pairs(frame: pd.DataFrame, name: str) -> PromptPairs:
         for column, of in (("parts", "clean"), ("corrupted_parts", "corrupted"))
     }
     groups = frame["group"].astype(str).to_numpy() if "group" in frame else None
-    return PromptPairs(name, *texts.values(), parts["parts"], parts["corrupted_parts"], groups)
+    return PromptPairs(
+        name, texts["clean"], texts["corrupted"], texts["answer"], texts["corrupted_answer"], parts["parts"], parts["corrupted_parts"], groups
+    )  # fmt: skip
 
 
 def _parts(text: str, given: Any, name: str) -> Spans:

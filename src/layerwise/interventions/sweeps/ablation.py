@@ -106,9 +106,11 @@ def _means(asked: AskedPairs, cells: Sequence[Cell]) -> dict[str, Tensor]:
         batch = asked.batch("clean", rows)
         plan = CellPlan(asked.model, [Cell(cell.sites, ((),) * len(rows)) for cell in cells], batch)
         mask = batch.mask
-        found = run(
-            asked.model, batch, {site: lambda value, mask=mask: value[mask].double().sum(0) for site in plan.sites}
-        )  # type: ignore[misc]
+
+        def summed(value: Tensor, mask: Tensor = mask) -> Tensor:
+            return value[mask].double().sum(0)
+
+        found = run(asked.model, batch, dict.fromkeys(plan.sites, summed))
         sums = {site: sums.get(site, 0) + value for site, value in found.items()}
         count += int(mask.sum())
     return {site: total / count for site, total in sums.items()}

@@ -39,7 +39,7 @@ class Ledger:
         """Take in the values (cells, texts) of some cells and texts."""
         # Infinite values are kept too; a metric that is no number is recorded as infinite, so that it is not asked for again.
         numbers = torch.nan_to_num(values.double(), nan=float("inf"), posinf=float("inf"), neginf=float("-inf"))
-        self.values[np.ix_(cells, texts)] = numbers.cpu().numpy()
+        self.values[np.ix_(np.asarray(cells), texts)] = numbers.cpu().numpy()
         if time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES:
             self.save()
 
