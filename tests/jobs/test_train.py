@@ -31,7 +31,8 @@ SMALL = (
 
 @pytest.fixture
 def train(run_job: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *flags, job="train": run_job(job, *(SMALL if job == "train" else ()), *flags, model=False)
+    """Runs the job, on the small task and model unless told otherwise; returns its MLflow run."""
+    return lambda *flags, small=True: run_job("train", *(SMALL if small else ()), *flags, model=False)
 
 
 def artifacts(client: Any, run: Any, folder: str | None = None) -> set[str]:
@@ -437,3 +438,19 @@ def test_two_processes_train_as_one(
     [one] = [run for run in client.search_runs(["0"], "params.seed = '5'") if run.info.run_id != two[0].info.run_id]
     for name in ("batch/loss", "val/loss", "val/accuracy", "progress/samples"):
         assert history(client, two[0], name) == pytest.approx(history(client, one, name), rel=1e-4), name
+
+
+def test_streamed_texts_are_trained_on_for_so_many_steps(
+    train: Callable[..., Any], client: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "lines.txt").write_text("".join(f"{'ab' * (row % 5 + 2)}c\n" for row in range(400)))
+    flags = (
+        "--data", "files", "--data.path", "lines.txt", "--data.streaming", "true", "--data.validation", "20", "--data.test", "0",
+        "--tokenizer", "characters", "--context", "10", "--model.n_layers", "1", "--model.n_heads", "2", "--model.width", "16",
+        "--training.batch_size", "8", "--optimizer.learning_rate", "0.01",
+    )  # fmt: skip
+    run = train("--training.steps", "30", *flags, small=False)
+    found = history(client, run, "val/loss")
+    assert found[30] < 0.8 * found[0]
+    assert run.data.metrics["progress/samples"] == 240
+    assert main(["train", *flags]) == 2  # how long a stream is, nobody knows
