@@ -18,7 +18,6 @@ from layerwise.interventions.patching import Rerun
 from layerwise.interventions.side_by_side import Change, run_changed
 from layerwise.measures.statistics import Interval, bootstrap, permutation_p
 
-
 ALPHA = 0.05
 
 
