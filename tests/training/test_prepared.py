@@ -69,18 +69,21 @@ class TestTasks:
         assert 0.03 < sum(whole) / len(whole) < 0.2
 
     def test_more_training_samples_leave_the_others_as_they_are(self, prepare) -> None:
-        few, many = prepare(train=50), prepare(train=500)
+        few, many = (prepare(options={"min_length": 8}, train=size) for size in (50, 500))
         for place in range(30):
             assert torch.equal(few.validation[place]["input_ids"], many.validation[place]["input_ids"])
             assert torch.equal(few.test["test"][place]["input_ids"], many.test["test"][place]["input_ids"])
 
     def test_no_prompt_is_both_trained_on_and_held_out(self, prepare) -> None:
-        data = prepare(options={"max_length": 3, "letters": 4}, train=2000)
+        data = prepare(options={"max_length": 3}, train=2000)
         trained = {asked(data, row)[0] for row in data.train}
         held = {asked(data, row)[0] for rows in (data.validation, data.test["test"]) for row in rows}
         assert not trained & held
-        left_out = 2000 - len(data.train)
-        assert data.report.notes == (f"{left_out:,} training samples whose prompts are held out were left out.",)
+        assert {len(prompt) for prompt in trained} == {len("<bos>") + length + 1 for length in (1, 2, 3)}
+        left_out = [40 - len(data.validation), 30 - len(data.test["test"])]
+        assert min(left_out) > 0
+        assert data.report.notes[0].startswith(f"{left_out[0]} of 40 validation samples were left out")
+        assert len(data.report.notes) == 2
 
     def test_longer_test_sets(self, prepare) -> None:
         data = prepare("histogram", options={"max_length": 9}, test_lengths=(12, 30))
@@ -164,7 +167,7 @@ class TestMistakes:
         ("fields", "message"),
         [
             ({"name": "modular_arithmetic", "train": 20000}, "has 9,409 different samples.*at most 9,339"),
-            ({"options": {"max_length": 1, "letters": 2}}, "every training sample of copy is also in validation or test"),
+            ({"options": {"max_length": 1, "letters": 2}}, "every sample of copy in validation is also trained on: there are too few different ones"),
             ({"name": "hierarchical_equality", "test_lengths": (9,)}, "samples of task 'hierarchical_equality' have no length"),
             ({"train": 0}, "data.train must be at least 1 sample, got 0"),
             ({"test": -1}, "data.test must be at least 0 samples, got -1"),
@@ -190,7 +193,7 @@ class TestMistakes:
 def test_rows_go_through_a_data_loader(prepare) -> None:
     data = prepare()
     batches = list(DataLoader(data.validation, 16, collate_fn=lambda rows: pad(rows, data.tokenizer.pad_token_id)))
-    assert sum(len(batch["input_ids"]) for batch in batches) == 40
+    assert sum(len(batch["input_ids"]) for batch in batches) == len(data.validation)
     assert all((batch["labels"][batch["attention_mask"] == 0] == IGNORED).all() for batch in batches)
 
 

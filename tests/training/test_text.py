@@ -173,6 +173,7 @@ class TestStream:
         trained = [data.tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in data.train]
         assert sorted(trained) == sorted(LINES[10:])
         assert "train" not in data.report.parts
+        assert data.report.notes == ("the tokenizer was learnt from the first 90 texts of the stream.",)
 
     @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
     def test_tables(self, tmp_path: Path, suffix: str) -> None:
@@ -217,7 +218,7 @@ class TestMistakes:
             ("blank.txt", b" \n\n", "blank.txt is empty: there is nothing to train on"),
             ("binary.txt", b"\0\1\2", "binary.txt is a binary file"),
             ("table.csv", b"body,n\nx,1\n", r"table.csv has not the columns for 'text' \(data.text\). Columns: body, n"),
-            ("one.txt", b"a\n", "1 sample are too few to hold out 0.05 for test"),
+            ("one.txt", b"a\n", r"too few samples \(1\) to hold out 0.05 for test"),
             ("broken.jsonl", b'{"text": 1\n', "broken.jsonl, line 1: not JSON"),
         ],
     )  # fmt: skip

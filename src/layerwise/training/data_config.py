@@ -46,7 +46,7 @@ class _Texts:
 
     validation, test: below 1 a share of the samples, else how many; from their end, where the source has no such parts.
         A stream's first samples are held out, and it has no share.
-    limit: use only the first so many samples.
+    limit: use only the first so many samples of each part and language.
     streaming: read while training, for what fits neither memory nor disk; validation and test are read before.
     packing: blocks filled to the context, or a sample a row.
     too_long: what becomes of a sample over the context that is a row: refuse it, cut its end off, or split it.

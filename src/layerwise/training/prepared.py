@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -36,7 +36,7 @@ from layerwise.training.text import marker, read_texts
 from layerwise.training.text_rows import TextCoder, code_texts
 from layerwise.training.tokenizers import build_tokenizer, encode, load_pretrained
 
-FORMAT = "layerwise training data 1"
+FORMAT = "layerwise training data 2"
 REPORT = "report.json"
 LEARNT_FROM = 10_000  # texts of a stream that its tokenizer is learnt from
 
@@ -123,9 +123,10 @@ def _task_data(
         made = build_tokenizer(settings, task_texts(parts["train"]), symbols)
         if isinstance(settings, Characters):
             check_room(parts, made, context)
-        rows, notes = code_task(parts, made, context, data.loss, quiet)
-        _save(folder, rows, made, notes)
-    held = {name: part for name, part in parts.items() if name != "train"}
+        rows, indices, notes = code_task(parts, made, context, data.loss, quiet)
+        _save(folder, rows, made, notes, indices)
+    indices = json.loads((folder / REPORT).read_text(encoding="utf-8"))["indices"]
+    held = {name: replace(parts[name], indices=kept) for name, kept in indices.items()}
     return _load(folder, task=task, samples=held)
 
 
@@ -140,6 +141,8 @@ def _text_data(
     if not (folder / REPORT).is_file():
         made = build_tokenizer(settings, learnt, begins=data.packing == "samples")
         rows, notes = code_texts(texts.parts, TextCoder(made, context, data.packing, data.too_long, after), quiet)
+        if texts.stream is not None and not isinstance(settings, Pretrained):
+            notes.append(f"the tokenizer was learnt from the first {len(learnt):,} texts of the stream.")
         _save(folder, rows, made, [*texts.notes, *notes])
     if texts.stream is None:
         return _load(folder)
@@ -163,7 +166,13 @@ def _text_digest(samples: Sequence[str]) -> str:
     return content.hexdigest()
 
 
-def _save(folder: Path, rows: dict[str, Rows], tokenizer: PreTrainedTokenizerFast, notes: list[str]) -> None:
+def _save(
+    folder: Path,
+    rows: dict[str, Rows],
+    tokenizer: PreTrainedTokenizerFast,
+    notes: list[str],
+    indices: dict[str, list[int]] | None = None,
+) -> None:
     content = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     with atomic_folder(folder) as temporary:
         counts = {}
@@ -177,6 +186,7 @@ def _save(folder: Path, rows: dict[str, Rows], tokenizer: PreTrainedTokenizerFas
             "digest": content.hexdigest(),
             "parts": counts,
             "notes": notes,
+            "indices": indices,
             "vocabulary": len(tokenizer),
         }
         (temporary / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -20,20 +20,17 @@ _PIECE = 4096  # samples tokenized at once
 
 @dataclass(frozen=True)
 class TaskPart(Sequence[Sample]):
-    """``count`` samples of a task's sequence, from ``first``."""
+    """Samples of a task's sequence, by their indices there."""
 
     task: Task
     seed: int
-    first: int
-    count: int
+    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.indices)
 
     def __getitem__(self, place: int) -> Sample:  # type: ignore[override]
-        if not 0 <= place < self.count:
-            raise IndexError(f"sample {place} of {self.count}")
-        return self.task.sample(self.seed, self.first + place)
+        return self.task.sample(self.seed, self.indices[place])
 
 
 def task_parts(data: TaskData, task: Task, seed: int) -> dict[str, TaskPart]:
@@ -45,13 +42,13 @@ def task_parts(data: TaskData, task: Task, seed: int) -> dict[str, TaskPart]:
             f"Set data.train to at most {task.size - data.test - data.validation:,}, or give the task more symbols."
         )
     parts = {
-        "train": TaskPart(task, seed, data.test + data.validation, data.train),
-        "validation": TaskPart(task, seed, data.test, data.validation),
+        "train": TaskPart(task, seed, range(data.test + data.validation, wanted)),
+        "validation": TaskPart(task, seed, range(data.test, data.test + data.validation)),
     }
     if data.test:
-        parts["test"] = TaskPart(task, seed, 0, data.test)
+        parts["test"] = TaskPart(task, seed, range(data.test))
     for length in data.test_lengths:
-        parts[f"test_length_{length}"] = TaskPart(task.of_length(length), seed, 0, data.test or data.validation)
+        parts[f"test_length_{length}"] = TaskPart(task.of_length(length), seed, range(data.test or data.validation))
     return parts
 
 
@@ -80,33 +77,46 @@ def check_room(parts: dict[str, TaskPart], tokenizer: PreTrainedTokenizerFast, c
 
 def code_task(
     parts: dict[str, TaskPart], tokenizer: PreTrainedTokenizerFast, context: int, loss: str, quiet: bool = False
-) -> tuple[dict[str, Rows], list[str]]:
-    """The rows of each part and notes on what was left out.
+) -> tuple[dict[str, Rows], dict[str, list[int]], list[str]]:
+    """The rows of each part, the indices of the held-out samples that are their rows, and notes on what was left out.
 
-    A row is what begins a text, prompt, answer, and the end token; the loss counts the answer and its end, or everything. Training
-    samples whose prompt is in validation or test are left out.
-    Raises UserError for a symbol the tokenizer does not know and a sample that is too long in tokens.
+    A row is what begins a text, prompt, answer, and the end token; the loss counts the answer and its end, or everything. A
+    held-out sample whose prompt is trained on is left out: short ones above all, of which there are few.
+    Raises UserError for a symbol the tokenizer does not know, a sample that is too long in tokens, and a held-out part of which
+    nothing is left.
     """
     coder = _Coder(tokenizer, context, loss)
-    held_out = {sample.prompt for name, part in parts.items() if name != "train" for sample in part}
-    rows, notes = {}, []
+    trained: set[int] = set()  # hashes of prompts: millions of them are few megabytes
+    rows: dict[str, Rows] = {}
+    indices: dict[str, list[int]] = {}
+    notes = []
     with Progress("samples", sum(len(part) for part in parts.values()), "sample", quiet) as progress:
         for name, part in parts.items():
-            coded = []
+            coded: list[Coded] = []
+            kept: list[int] = []
             for start in range(0, len(part), _PIECE):
-                piece = [part[place] for place in range(start, min(start + _PIECE, len(part)))]
-                kept = [sample for sample in piece if name != "train" or sample.prompt not in held_out]
-                coded += coder.code(part.task, kept)
-                progress.advance(len(piece))
+                places = range(start, min(start + _PIECE, len(part)))
+                drawn = {part.indices[place]: part[place] for place in places}
+                if name == "train":
+                    trained.update(hash(sample.prompt) for sample in drawn.values())
+                else:
+                    drawn = {index: sample for index, sample in drawn.items() if hash(sample.prompt) not in trained}
+                    kept += drawn
+                coded += coder.code(part.task, list(drawn.values()))
+                progress.advance(len(places))
+            if not coded:
+                raise UserError(
+                    f"every sample of {part.task.name} in {name} is also trained on: there are too few different ones.\n"
+                    "Make them longer, or train on fewer."
+                )
+            if len(coded) < len(part):
+                notes.append(
+                    f"{len(part) - len(coded):,} of {len(part):,} {name} samples were left out: their prompts are trained on."
+                )
             rows[name] = one_a_row(coded)
-            if len(part) > len(coded):
-                notes.append(f"{len(part) - len(coded):,} training samples whose prompts are held out were left out.")
-    if not len(rows["train"]):
-        raise UserError(
-            f"every training sample of {parts['train'].task.name} is also in validation or test: "
-            "the task has too few different samples. Make them longer, or hold out fewer."
-        )
-    return rows, notes
+            if name != "train":
+                indices[name] = kept
+    return rows, indices, notes
 
 
 @dataclass(frozen=True)

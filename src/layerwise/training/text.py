@@ -87,17 +87,13 @@ def split_texts(parts: dict[str, list[str]], data: TextSettings) -> dict[str, Se
     size = len(train)
     by_characters = data.packing == "blocks" and size < FEW and all(share < 1 for share in wanted.values())
     total = sum(map(len, train)) if by_characters else size
+    cut = _cut_characters if by_characters else _cut_samples
     for name, amount in wanted.items():
         count = int(amount) if amount >= 1 else total - int(total * (1 - amount))
-        train, found[name] = (
-            _cut_characters(train, count)
-            if by_characters
-            else (train[: max(len(train) - count, 0)], train[max(len(train) - count, 0) :])
-        )
+        train, found[name] = cut(train, count)
         if not train or not found[name]:
-            unit = "sample" if size == 1 else "samples"
             raise UserError(
-                f"{size} {unit} are too few to hold out {amount:g} for {name} and train on the rest.\n"
+                f"too few samples ({size}) to hold out {amount:g} for {name} and train on the rest.\n"
                 f"Give more text, or set data.{name} lower."
             )
     if not train:
@@ -105,6 +101,11 @@ def split_texts(parts: dict[str, list[str]], data: TextSettings) -> dict[str, Se
     if "validation" not in found:
         raise UserError("there are no validation texts: set data.validation above 0, or give a file named validation.")
     return {"train": train, **{name: found[name] for name in PARTS[1:] if name in found}}
+
+
+def _cut_samples(samples: list[str], count: int) -> tuple[list[str], list[str]]:
+    place = max(len(samples) - count, 0)
+    return samples[:place], samples[place:]
 
 
 def _cut_characters(samples: list[str], count: int) -> tuple[list[str], list[str]]:

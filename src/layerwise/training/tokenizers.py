@@ -115,6 +115,8 @@ def load_pretrained(name: str) -> PreTrainedTokenizerFast:
         raise UserError(f"cannot load the tokenizer of {name}: {str(error).splitlines()[0]}") from error
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name} is not a fast one, which training needs.")
+    tokenizer.backend_tokenizer.no_truncation()  # a tokenizer.json may switch these on
+    tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     found: PreTrainedTokenizerFast = tokenizer
