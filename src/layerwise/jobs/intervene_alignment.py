@@ -82,7 +82,7 @@ def _need_model(task: AlignmentTask, model: LanguageModel | None, seed: int) -> 
         return model
     if task.learn is None:
         raise UserError(f"{task.name} has no network of its own: name a model.")
-    with Progress(f"a network learns {task.name}", TRAINING_STEPS[task.learn], "step") as progress:
+    with Progress(f"a network learns {task.name}", TRAINING_STEPS.get(task.learn, 0), "step") as progress:
         return task.learn(task, seed, progress.advance)
 
 
@@ -154,7 +154,8 @@ def _table(found: list[Aligned]) -> pd.DataFrame:
 def _where(one: Aligned) -> dict[str, Any]:
     sites = one.plan.model.sites
     site, positions = one.hypothesis.places[0]
-    layer = sites.layer_of(str(sites.one(site))) if sites.stacks else None
+    single = len(one.hypothesis.places) == 1
+    layer = sites.layer_of(str(sites.one(site))) if sites.stacks and single else None
     return {"site": site, "layer": -1 if layer is None else layer, "positions": positions}
 
 
@@ -208,13 +209,12 @@ def _how(settings: Settings) -> str:
 
 def _best(table: pd.DataFrame) -> list[str]:
     lines = ["interchange intervention accuracy, held out:"]
-    for row in table.sort_values("accuracy", ascending=False).head(SHOWN).itertuples():
-        beside = [f"{name} {getattr(row, name):.3f}" for name in ("control", "whole") if pd.notna(getattr(row, name))]
-        share = f", {row.share:.1f} numbers exchanged" if pd.notna(row.share) else ""
-        lines.append(
-            f"  {row.variables} at {row.place}: {row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
-            + (f" ({', '.join(beside)}{share})" if beside else "")
-        )
+    rows: list[dict[str, Any]] = table.sort_values("accuracy", ascending=False).head(SHOWN).to_dict("records")  # type: ignore[assignment]
+    for row in rows:
+        beside = [f"{name} {row[name]:.3f}" for name in ("control", "whole") if pd.notna(row[name])]
+        beside += [f"{row['share']:.1f} numbers exchanged"] if pd.notna(row["share"]) else []
+        score = f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        lines.append(f"  {row['variables']} at {row['place']}: {score}" + (f" ({', '.join(beside)})" if beside else ""))
     if len(table) > SHOWN:
         lines.append(f"  and {len(table) - SHOWN} more in tables/alignment.parquet")
     return lines
@@ -223,6 +223,7 @@ def _best(table: pd.DataFrame) -> list[str]:
 def _record(
     config: InterveneConfig, settings: Settings, task: AlignmentTask, model: Any, found: list[Aligned], table: pd.DataFrame, tracker: Tracker
 ) -> None:  # fmt: skip
+    from layerwise.interventions.alignment.sampling import Sampler
     from layerwise.interventions.saving import save
     from layerwise.reports.interventions.alignment import alignment_charts, basis_charts
     from layerwise.reports.interventions.causal_graph import CausalGraph
@@ -239,11 +240,12 @@ def _record(
     losses = {
         str(one.hypothesis): one.losses for one in sorted(found, key=lambda one: -one.accuracy)[:6] if len(one.losses)
     }
+    graph = {name: variable.parents for name, variable in task.causal.variables.items()}, task.causal.steps
+    chosen = tuple(name for one in found for name in one.hypothesis.variables)
+    live = task.causal.live_edges(Sampler(task.causal, config.seed, where=task.allowed).draw())
     charts = {
-        "causal_model": CausalGraph(
-            task.name, {name: variable.parents for name, variable in task.causal.variables.items()}, task.causal.steps,
-            tuple(name for one in found for name in one.hypothesis.variables),
-        ),
+        "causal_model": CausalGraph(task.name, *graph, chosen),
+        "causal_model_example": CausalGraph(f"What matters to one input of {task.name}", *graph, chosen, live),
         **alignment_charts(table, losses, task.name, model.name),
         **basis_charts(str(found[best].hypothesis), found[best].hypothesis.variables, _blocks(found[best], settings.size), found[best].shares),
     }  # fmt: skip

@@ -129,7 +129,7 @@ class CausalModel:
     def live_paths(self, setting: Mapping[str, Any]) -> list[tuple[str, ...]]:
         """Ways from an input to an output along live edges, longest first."""
         live = set(self.live_edges(setting))
-        paths = [(name,) for name in self.inputs]
+        paths: list[tuple[str, ...]] = [(name,) for name in self.inputs]
         found = []
         while paths:
             path = paths.pop()

@@ -72,8 +72,8 @@ class Alignment:
     sites: tuple[str, ...] = ("resid_post.*",)
     positions: tuple[str, ...] = ("last",)
     joint: Literal["nothing", "tokens", "places"] = "nothing"
-    pairs: int = 256
-    held_out: int = 256
+    pairs: int = 128
+    held_out: int = 128
     known_only: bool = True
     train_model: bool = False
     training: Training = field(default_factory=Training)

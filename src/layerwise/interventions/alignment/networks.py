@@ -76,7 +76,7 @@ TRAINING_STEPS: dict[Callable[..., Any], int] = {learn_equality: STEPS, learn_wo
 def _word_model(texts: list[str], seed: int) -> LanguageModel:
     words = sorted({word for text in texts for word in text.split()})
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(["<pad>", "<unk>", *words])}, "<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]  # its setter takes any
+    tokenizer.pre_tokenizer = WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
     config = LlamaConfig(
         vocab_size=len(words) + 2, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=HIDDEN_LAYERS,

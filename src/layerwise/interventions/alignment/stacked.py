@@ -96,7 +96,7 @@ class Stack:
         for units in self.units:
             if units[0].key not in self._stacked:
                 modules = [_Penalised(unit.operation) for unit in units]
-                self._stacked[units[0].key] = _Stacked(modules[0], *stack_module_state(modules))  # type: ignore[arg-type]
+                self._stacked[units[0].key] = _Stacked(modules[0], *stack_module_state(modules))
 
     @property
     def parameters(self) -> list[Tensor]:
