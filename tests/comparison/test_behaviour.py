@@ -14,11 +14,12 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from layerwise.activations.store import Store
 from layerwise.comparison import kept
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.behaviour import KINDS
 from layerwise.comparison.items import Items
 from layerwise.comparison.scoring import Scorer, behave, continued
 from layerwise.errors import UserError
+from layerwise.interventions.plan import Plan
+from layerwise.interventions.standing import under_plan
 from layerwise.models.config import ModelConfig
 from layerwise.models.loading import load_model
 from layerwise.models.model import LanguageModel
@@ -165,8 +166,9 @@ def test_an_encoder_decoder_reads_the_prompt_and_is_asked_for_the_option(tiny_to
 
 
 def test_an_altered_model_is_scored_as_it_is_altered(model: LanguageModel) -> None:
-    silent = Altered(model, {"mlp_out.*": torch.zeros_like}, "without its MLPs")
-    altered, plain = behave(silent, CHOICES), behave(model, CHOICES)
+    with under_plan(model, Plan.read("{steps: [{operation: zero, sites: 'mlp_out.*'}]}"), "without its MLPs") as silent:
+        altered, plain = behave(silent, CHOICES), behave(model, CHOICES)
+        written = continued(altered, silent, CHOICES, max_new_tokens=4).continuations
     assert altered.fingerprint != plain.fingerprint
     assert np.abs(altered.option[0] - plain.option[0]).max() > 1e-3
     hooks = [block.mlp.register_forward_hook(lambda *args: torch.zeros_like(args[-1])) for block in model.body.layers]  # type: ignore[union-attr]
@@ -178,7 +180,7 @@ def test_an_altered_model_is_scored_as_it_is_altered(model: LanguageModel) -> No
             hook.remove()
     for ours, theirs in zip(altered.option, by_hand.option, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert continued(altered, silent, CHOICES, max_new_tokens=4).continuations == texts
+    assert written == texts
 
 
 # -- the store

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from contract import DECODERS, ENCODERS, SEQ2SEQ
 from families import VOCABULARY, build, tiny
 
 from layerwise.errors import UserError
-from layerwise.models.batch import Batch
 from layerwise.models.continuations import Continuation
 from layerwise.models.model import LanguageModel
 from layerwise.models.packing import can_share, common_length
@@ -139,22 +136,6 @@ def test_what_the_model_would_write_itself_is_told() -> None:
     other = 6 if likeliest != 6 else 8
     [scores] = score(model_of("llama"), [[text([*prompt, likeliest]), text([*prompt, other])]])
     assert [bool(one.greedy[-1]) for one in scores] == [True, False]
-
-
-def test_a_context_round_each_batch_sees_the_batch_and_changes_the_model() -> None:
-    """Logits of nothing: ln of the vocabulary's size for every token."""
-    model, seen = model_of("llama"), []
-
-    def around(batch: Batch) -> AbstractContextManager[Any]:
-        seen.append(batch.lengths.tolist())
-        return tapped(tiny("llama"), None, {"logits": torch.zeros_like})
-
-    [scores] = score(model, [[text([7, 8, 9]), text([7, 8])]], around=around)
-    for one in scores:
-        np.testing.assert_allclose(one.log_p[1:], -np.log(VOCABULARY), atol=1e-6)
-    assert seen == [[2, 1]]
-    with pytest.raises(UserError, match="t5: an encoder-decoder reads two texts at once"):
-        score(model_of("t5"), [[text([7, 8], 0, np.array([5, 6]))]], around=around)
 
 
 def test_a_model_in_training_is_scored_without_dropout_and_left_in_training() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.comparison.altered import forward
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
 from layerwise.measures.divergences import Coarse, Pair, entropy, most_likely, rank_of, top_k_overlap
 from layerwise.models.batch import make_batch
 from layerwise.models.model import LanguageModel
 from layerwise.models.readout import Readout
+from layerwise.models.taps import run
 from layerwise.models.tokens import Tokens
 from layerwise.progress import Progress
 
@@ -84,7 +84,7 @@ def _texts(
     vocabulary = min(len(model.tokenizer), model.vocabulary_size)
     for rows in token_budget_batches(tokens.lengths, token_budget):
         batch = make_batch(model, tokens, rows)
-        found = forward(model, batch, {states_at: None} if states_at else None, logits=True)
+        found = run(model, batch, {states_at: None} if states_at else None, logits=True)
         for row, number in enumerate(rows):
             judged = torch.from_numpy(predicted(tokens, int(number)))
             before = batch.mask[row].nonzero()[:, 0][judged.to(batch.mask.device) - 1]

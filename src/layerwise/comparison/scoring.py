@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from layerwise.activations.store import Store
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.behaviour import Behaviour
 from layerwise.comparison.items import Items
 from layerwise.comparison.kept import Kept
@@ -18,8 +17,7 @@ from layerwise.files import digest
 from layerwise.models.continuations import Continuation, encode
 from layerwise.models.generation import continue_texts
 from layerwise.models.model import LanguageModel
-from layerwise.models.scoring import Around, TokenScores, score
-from layerwise.models.taps import tapped
+from layerwise.models.scoring import TokenScores, score
 from layerwise.progress import Progress
 
 SCORES = "option scores"
@@ -115,7 +113,7 @@ def _records(model: Judged, items: Items, token_budget: int | None, done: Callab
             "without chat_template."
         )
     texts = encode(model, contexts, statements)
-    scores = score(model, texts, token_budget=token_budget, around=_around(model), done=done)
+    scores = score(model, texts, token_budget=token_budget, done=done)
     records = [
         np.array([_summed(*one) for one in zip(*of_item, strict=True)])
         for of_item in zip(texts, scores, sizes, strict=True)
@@ -213,10 +211,5 @@ def _texts(
         done(len(texts))
         return texts
     return continue_texts(
-        model, prompts, max_new_tokens=max_new_tokens, stop=stop, token_budget=token_budget, around=_around(model), done=done,
+        model, prompts, max_new_tokens=max_new_tokens, stop=stop, token_budget=token_budget, done=done,
     )  # fmt: skip
-
-
-def _around(model: LanguageModel) -> Around | None:
-    """What an altered model's batches run in."""
-    return (lambda batch: tapped(model, None, model.writes(batch))) if isinstance(model, Altered) else None

@@ -63,7 +63,7 @@ def compare_tokens(
     brought together by characters, and only the last is defined.
 
     Args:
-        model_a, model_b: loaded models (``Altered`` ones too), or names and configs that are loaded when their turn comes.
+        model_a, model_b: loaded models (one under a plan too), or names and configs that are loaded when their turn comes.
         measures: which; None for all that the tokenizers allow.
         mode: ``together``: both models in memory, whole distributions. One after the other, for models that do not fit
             together (give them by name): ``head`` keeps a's last states and its head alone, for the same numbers; ``top_k``

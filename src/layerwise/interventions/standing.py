@@ -1,40 +1,50 @@
 """A model that is under a plan in everything it does: scored, read and compared like any other.
 
 ``Intervened`` carries a plan out on texts that it is given. Here the plan stands: whoever runs the module, in whatever batches, with a
-cache or without, runs it changed. That needs steps that do the same to every token of every text.
+cache or without, runs it changed. That needs steps that do the same to every token of every text. The module is a second one
+on the same tensors, so the model and what became of it can be compared side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from layerwise.errors import UserError
 from layerwise.files import digest
 from layerwise.interventions.cells import put, seen, take, unseen
 from layerwise.interventions.intervened import Intervened
 from layerwise.interventions.operations.base import Row
+from layerwise.interventions.operations.build import Given
 from layerwise.interventions.plan import BASE, Plan
 from layerwise.interventions.units import Unit, chosen_numbers
 from layerwise.models.fingerprint import weights_digest
 from layerwise.models.model import LanguageModel
+from layerwise.models.sites import SiteMap
 from layerwise.models.taps import Write, tapped
 
 _RANDOM = ("resample", "noise")  # what they do to a token depends on what else is in its batch
 
 
 class ModelUnderPlan(LanguageModel):
-    """The same module, tokenizer and chat frame under a name and fingerprint of its own. Made by :func:`under_plan`."""
+    """The same weights, tokenizer and chat frame under a name and fingerprint of its own. Made by :func:`under_plan`."""
 
     def __init__(self, model: LanguageModel, name: str, mark: str) -> None:
         super().__init__(
-            model.module, model.tokenizer, name, config=model.config, folder=model.folder, frame=model.frame
+            _twin(model.module), model.tokenizer, name, config=model.config, folder=model.folder, frame=model.frame
         )
         self._mark = mark
         self._clean = model
+
+    @property
+    def sites(self) -> SiteMap:  # type: ignore[override]
+        """Those of the model, found and verified before anything was done to it."""
+        return self._clean.sites
 
     @property
     def fingerprint(self) -> str:
@@ -44,12 +54,19 @@ class ModelUnderPlan(LanguageModel):
 
 @contextmanager
 def under_plan(
-    model: LanguageModel, plan: Plan, name: str, texts: Sequence[str] = (), *, trust_code: bool = False
+    model: LanguageModel,
+    plan: Plan,
+    name: str,
+    texts: Sequence[str] = (),
+    *,
+    given: Mapping[str, Given] | None = None,
+    trust_code: bool = False,
 ) -> Iterator[ModelUnderPlan]:
-    """The model with every step acting on every token of every forward, until the context ends.
+    """A model on the same weights with every step acting on every token of every forward, until the context ends.
 
     Args:
-        name: of the changed model.
+        name: of the changed model; functions that are given are told apart by it.
+        given: by step, the vector or function that it calls ``given``.
         texts: what operations that must know the data (``mean``, ``pca``) see.
         trust_code: whether code that the plan names by path may run.
 
@@ -75,7 +92,7 @@ def under_plan(
             raise UserError(
                 f"step {step.name}: {kind} does not make another model of it. Take zero, mean, add, project_out, …."
             )
-    intervened = Intervened(model, plan, trust_code=trust_code)
+    intervened = Intervened(model, plan, given=given, trust_code=trust_code)
     if any(unit.operation.fits for unit in intervened.units):
         if not texts:
             raise UserError("an operation of the plan must see texts before it acts, and there are none.")
@@ -85,8 +102,16 @@ def under_plan(
     for site in dict.fromkeys(unit.place.site for unit in intervened.units):
         writes[site] = _standing([unit for unit in intervened.units if unit.place.site == site], inputs)
     reads = {unit.inner: _keeping(unit.inner, inputs) for unit in intervened.units if unit.inner}
-    with tapped(model, reads, writes):
-        yield ModelUnderPlan(model, name, digest([plan.plain(), weights_digest(intervened.operations)]))
+    mark = digest([plan.plain(), weights_digest(intervened.operations), name if given else ""])
+    changed = ModelUnderPlan(model, name, mark)
+    with tapped(changed, reads, writes):
+        yield changed
+
+
+def _twin(module: PreTrainedModel) -> PreTrainedModel:
+    """The module once more on the same parameters and buffers, with hooks and settings of its own."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 def _standing(units: Sequence[Unit], inputs: dict[str, Tensor]) -> Write:

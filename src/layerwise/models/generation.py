@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -14,13 +14,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
-from layerwise.models.batch import budget_of, make_batch, takes_left_padding
+from layerwise.models.batch import Batch, budget_of, make_batch, takes_left_padding
 from layerwise.models.continuations import own_end
 from layerwise.models.model import LanguageModel
 from layerwise.models.quiet import quiet_transformers
-from layerwise.models.scoring import Around
 from layerwise.models.tokens import Tokens, tokenize
 
+Around = Callable[[Batch], AbstractContextManager[Any]]
 # A model's own generation_config may ask for more than its likeliest token.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 

@@ -9,7 +9,6 @@ is a row of its own; which of both holds is tried on the model itself once, with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +20,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
-from layerwise.models.batch import Batch, Ids, budget_of, make_batch
+from layerwise.models.batch import Ids, budget_of, make_batch
 from layerwise.models.continuations import Continuation
 from layerwise.models.model import LanguageModel
 from layerwise.models.packing import can_share, make_rows, run_rows, window
 from layerwise.models.taps import single_pass
 
 _MOST_LOGITS = 1 << 28  # logits held at once
-
-Around = Callable[[Batch], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,15 @@ def score(
     groups: Sequence[Sequence[Continuation]],
     *,
     token_budget: int | None = None,
-    around: Around | None = None,
     done: Callable[[int], None] = lambda texts: None,
 ) -> list[list[TokenScores]]:
     """The log-likelihood of every token of every text; the texts of a group are those that may begin alike.
 
     Args:
         token_budget: padded tokens of a batch.
-        around: a context in which each batch runs (taps that go by the batch); each text is then a row of its own, padded
-            on the right.
         done: is told how many texts each batch has finished.
 
-    Raises UserError for an encoder, which gives no likelihood of a next token, and an encoder-decoder with ``around``.
+    Raises UserError for an encoder, which gives no likelihood of a next token.
     """
     if model.is_encoder:
         raise UserError(
@@ -73,7 +67,7 @@ def score(
     was_training = model.module.training
     model.module.eval()
     with torch.no_grad():
-        for (group, place), scores in _scores(model, groups, budget, around, done):
+        for (group, place), scores in _scores(model, groups, budget, done):
             found[group][place] = scores
     model.module.train(was_training)
     return [[scores for scores in row if scores is not None] for row in found]
@@ -83,17 +77,12 @@ def _scores(
     model: LanguageModel,
     groups: Sequence[Sequence[Continuation]],
     budget: int,
-    around: Around | None,
     done: Callable[[int], None],
 ) -> Iterator[tuple[tuple[int, int], TokenScores]]:
     if model.is_encoder_decoder:
-        if around is not None:
-            raise UserError(
-                f"{model.name}: an encoder-decoder reads two texts at once, so nothing can go by the batch."
-            )
         yield from _decoded(model, groups, budget, done)
         return
-    shares = around is None and any(len(group) > 1 for group in groups) and can_share(model)
+    shares = any(len(group) > 1 for group in groups) and can_share(model)
     # Local attention goes by columns in some architectures, so a row that several share stays within its reach.
     together = min(budget, window(model.module)) if shares else 0
     rows = [row for number, group in enumerate(groups) for row in make_rows(number, group, together)]
@@ -107,8 +96,7 @@ def _scores(
                 logits = run_rows(model, chosen)
             else:
                 inputs = make_batch(model, Ids([row.ids for row in chosen]), range(len(chosen)))
-                with around(inputs) if around is not None else nullcontext():
-                    logits = model.module(**inputs.inputs, **arguments).logits
+                logits = model.module(**inputs.inputs, **arguments).logits
             for row, of_row in zip(chosen, logits, strict=True):
                 texts = [groups[group][place].ids for group, place in row.members]
                 scores = _read(of_row, row.reads, [ids[1:] for ids in texts], [ids[:1] for ids in texts])

@@ -10,12 +10,13 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from layerwise.activations.collect import collect
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.inside import attention as attention_module
 from layerwise.comparison.inside.attention import attention_divergence
 from layerwise.comparison.inside.layers import layer_differences
 from layerwise.comparison.inside.weights import weight_differences
 from layerwise.errors import UserError
+from layerwise.interventions.plan import Plan
+from layerwise.interventions.standing import under_plan
 from layerwise.models.batch import make_batch
 
 differences = partial(layer_differences, progress=False)
@@ -64,10 +65,9 @@ def test_a_model_does_not_differ_from_itself(llama, lines) -> None:
 
 
 def test_an_ablation_shows_from_its_layer_on(llama, lines) -> None:
-    silent = Altered(llama, {"mlp_out.1": torch.zeros_like}, "no mlp_out.1")
-    found = differences(llama, silent, lines, "resid_pre.1, resid_post.0, resid_post.1").set_index("site")[
-        "relative_norm"
-    ]
+    with under_plan(llama, Plan.read("{steps: [{operation: zero, sites: mlp_out.1}]}"), "no mlp_out.1") as silent:
+        table = differences(llama, silent, lines, "resid_pre.1, resid_post.0, resid_post.1")
+    found = table.set_index("site")["relative_norm"]
     assert found["resid_post.0"] == found["resid_pre.1"] == 0
     assert found["resid_post.1"] > 0.01
 

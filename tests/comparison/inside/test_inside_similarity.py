@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from layerwise.activations.collect import collect
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.inside import rows as rows_module
 from layerwise.comparison.inside.rows import Rows, read_rows
 from layerwise.comparison.inside.similarity import MEASURES, layer_similarity
 from layerwise.errors import UserError
+from layerwise.interventions.plan import Plan
+from layerwise.interventions.standing import under_plan
 from layerwise.measures.similarity import cka, mutual_neighbours, neighbours_form, procrustes, procrustes_form
 from layerwise.models.batch import make_batch
 
@@ -69,10 +70,11 @@ def test_a_model_is_the_same_as_itself(llama, lines) -> None:
 
 def test_a_rotated_and_scaled_stream_is_the_same(llama, lines) -> None:
     turn, _ = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
-    turned = Altered(llama, {"resid_post.1": lambda value: 3 * value @ turn}, "turned")
-    found = similarity(
-        llama, turned, lines, ["cka", "kernel_cka", "svcca", "procrustes", "mutual_knn"], sites="resid_post.1"
-    )
+    turning = Plan.read("{steps: [{operation: custom, sites: resid_post.1, name: turn}]}")
+    with under_plan(llama, turning, "turned", given={"turn": lambda value: 3 * value @ turn}) as turned:
+        found = similarity(
+            llama, turned, lines, ["cka", "kernel_cka", "svcca", "procrustes", "mutual_knn"], sites="resid_post.1"
+        )
     for name, values in found.values.items():
         np.testing.assert_allclose(values, 1, atol=1e-5, err_msg=name)
 

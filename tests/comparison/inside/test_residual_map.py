@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from layerwise.activations.collect import collect
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.inside.residual_map import fit_residual_map
 from layerwise.errors import UserError
+from layerwise.interventions.plan import Plan
+from layerwise.interventions.standing import under_plan
 from layerwise.models.model import LanguageModel
 
 fit = partial(fit_residual_map, progress=False)
@@ -27,8 +28,9 @@ def many(lines) -> list[str]:
 
 def test_a_rotation_is_found_exactly(llama, many) -> None:
     turn, _ = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
-    turned = Altered(llama, {"resid_post.1": lambda value: value @ turn + 2}, "turned")
-    found = fit(llama, turned, many, "resid_post.1", "resid_post.1")
+    turning = Plan.read("{steps: [{operation: custom, sites: resid_post.1, name: turn}]}")
+    with under_plan(llama, turning, "turned", given={"turn": lambda value: value @ turn + 2}) as turned:
+        found = fit(llama, turned, many, "resid_post.1", "resid_post.1")
     assert found.r2 == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(found.map.weight, turn.numpy(), atol=1e-2)
 

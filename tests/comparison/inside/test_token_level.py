@@ -11,9 +11,10 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from layerwise.comparison.altered import Altered
 from layerwise.comparison.token_level import MEASURES, compare_tokens
 from layerwise.errors import UserError
+from layerwise.interventions.plan import Plan
+from layerwise.interventions.standing import under_plan
 from layerwise.models.batch import make_batch
 from layerwise.models.config import ModelConfig
 from layerwise.models.model import LanguageModel
@@ -153,13 +154,14 @@ def test_two_tokenizers_meet_at_characters(llama, speller, lines) -> None:
 
 
 def test_an_ablated_model_is_a_side_like_any_other(llama, lines) -> None:
-    silent = Altered(llama, {"mlp_out.1": torch.zeros_like}, "no mlp_out.1")
-    found = compare(llama, silent, lines)
+    with under_plan(llama, Plan.read("{steps: [{operation: zero, sites: mlp_out.1}]}"), "no mlp_out.1") as silent:
+        found = compare(llama, silent, lines)
+        assert silent.fingerprint != llama.fingerprint
     assert found.models == ("llama", "no mlp_out.1")
     assert found.table["kl"].mean() > 0.01
-    nothing = compare(llama, Altered(llama, lambda batch: {}, "nothing"), lines)
-    assert nothing.table["kl"].max() == 0
-    assert silent.fingerprint != llama.fingerprint
+    nothing = Plan.read("{steps: [{operation: {kind: scale, factor: 1}, sites: mlp_out.1}]}")
+    with under_plan(llama, nothing, "nothing") as same:
+        assert compare(llama, same, lines).table["kl"].max() == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "falcon", "bloom", "gemma2", "granite", "cohere", "opt", "mamba", "qwen3", "mixtral",

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from layerwise.comparison.altered import forward
 from layerwise.comparison.inside.rows import Rows
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
@@ -17,6 +16,7 @@ from layerwise.measures.divergences import Pair, entropy
 from layerwise.models.batch import Batch, make_batch
 from layerwise.models.model import LanguageModel
 from layerwise.models.sites import parse_site
+from layerwise.models.taps import run
 from layerwise.progress import Progress
 
 PATTERN_BYTES = 256 * 2**20  # of one model's patterns held at once
@@ -103,7 +103,7 @@ def _add(
     sums: dict[str, Tensor],
 ) -> None:
     """Both models on one batch; the second's patterns are compared as they come."""
-    first = forward(model_a, batch_a, dict.fromkeys(names))
+    first = run(model_a, batch_a, dict.fromkeys(names))
 
     def comparing(name: str) -> Callable[[Tensor], Tensor]:
         def read(pattern: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _add(
 
         return read
 
-    forward(model_b, batch_b, {name: comparing(name) for name in names})
+    run(model_b, batch_b, {name: comparing(name) for name in names})
 
 
 def _log_attention(pattern: Tensor, mask: Tensor) -> Tensor:

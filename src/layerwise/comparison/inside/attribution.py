@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from layerwise.comparison.altered import forward
 from layerwise.comparison.inside.frozen_norm import FrozenNorm
 from layerwise.errors import UserError
 from layerwise.models.batch import make_batch
@@ -22,6 +21,7 @@ from layerwise.models.model import LanguageModel
 from layerwise.models.ports import Port
 from layerwise.models.readout import Readout
 from layerwise.models.sites import parse_site
+from layerwise.models.taps import run
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def attribute_logit(
     parts = _Parts(model, position % length)
     batch = make_batch(model, tokens, [0])
     last = "resid_post.-1"
-    found = forward(model, batch, dict.fromkeys(["embed", last, *parts.sites]), logits=True)
+    found = run(model, batch, dict.fromkeys(["embed", last, *parts.sites]), logits=True)
     here = {site: value[0, parts.position] for site, value in found.items()}
     chosen = int(here["logits"].argmax()) if target is None else _token(model, target)
     other = None if against is None else _token(model, against)

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from layerwise.comparison.alignment import align
-from layerwise.comparison.altered import forward
 from layerwise.data.batching import token_budget_batches
 from layerwise.errors import UserError
 from layerwise.models.batch import make_batch
 from layerwise.models.model import LanguageModel
 from layerwise.models.sites import parse_site
-from layerwise.models.taps import Read
+from layerwise.models.taps import Read, run
 from layerwise.models.tokens import Tokens
 
 WINDOW_BYTES = 128 * 2**20  # of both models' vectors held at once
@@ -183,7 +182,7 @@ def read_rows(
 
             return read
 
-        forward(model, batch, {site: keeping(site) for site in sites})
+        run(model, batch, {site: keeping(site) for site in sites})
     return out
 
 
