@@ -288,7 +288,7 @@ seeds: 2
         (["--model.widht", "8"], "Did you mean 'model.width'"),
         (["--model.width", "15"], "do not divide"),
         (["--model.norm", "lay_norm"], "unknown norm 'lay_norm'"),
-        (["--context", "5"], "Set the model's context to at least"),
+        (["--context", "5"], "Set context to at least 9"),
         (["--training.precision", "fp16", "--training.device", "cpu"], "fp16 needs a GPU"),
         (["--changes.loss", "nowhere.py:loss"], "no file nowhere.py"),
         (["--changes.corrupt_inputs", "1"], "changes.corrupt_inputs must be"),
