@@ -14,7 +14,8 @@ from layerwise.errors import UserError
 from layerwise.interventions.patching import Cell, last_columns, patch
 from layerwise.models.batch import Batch
 from layerwise.models.model import LanguageModel
-from layerwise.models.rest import can_reuse
+from layerwise.models.packed_rest import Packing, can_pack
+from layerwise.models.rest import can_reuse, keep_pass
 from layerwise.models.taps import run
 
 
@@ -75,6 +76,17 @@ def test_attention_over_all_tokens_before_is_reused_and_a_state_is_not() -> None
     assert can_reuse(tiny("llama"))
     assert can_reuse(tiny("gpt2"))
     assert not can_reuse(tiny("mamba"))
+
+
+def test_tokens_of_many_cells_share_a_row_where_attention_takes_any_mask() -> None:
+    for family, packs in (("llama", True), ("gpt2", True), ("mamba", False)):
+        model = tiny(family)
+        assert can_pack(model, keep_pass(model, batch_of(model, 6, 4))) == packs, family
+    packing = Packing((4, 2), 6)
+    assert packing.offsets == [0, 2, 6]
+    assert packing.columns.tolist() == [4, 5, 2, 3, 4, 5]
+    # Column 3 of the second change: the batch's columns 0 and 1, and its own 2 and 3.
+    assert packing.allowed()[3].nonzero()[0].tolist() == [0, 1, 6 + 2, 6 + 3]
 
 
 def test_heads_windows_of_layers_and_other_columns() -> None:
