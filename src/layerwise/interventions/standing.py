@@ -42,7 +42,7 @@ class ModelUnderPlan(LanguageModel):
         self._clean = model
 
     @property
-    def sites(self) -> SiteMap:  # type: ignore[override]
+    def sites(self) -> SiteMap:
         """Those of the model, found and verified before anything was done to it."""
         return self._clean.sites
 

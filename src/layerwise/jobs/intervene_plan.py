@@ -107,9 +107,9 @@ def _samples(settings: AnyPlan, intervened: Intervened, tracker: Tracker) -> lis
 
     if not settings.prompts:
         return []
-    how = {"max_new_tokens": settings.max_new_tokens}
-    plain = continue_texts(intervened.model, settings.prompts, **how)
-    steered = continue_texts(intervened.model, settings.prompts, around=intervened.generating, **how)
+    model, length = intervened.model, settings.max_new_tokens
+    plain = continue_texts(model, settings.prompts, max_new_tokens=length)
+    steered = continue_texts(model, settings.prompts, max_new_tokens=length, around=intervened.generating)
     table = pd.DataFrame({"prompt": settings.prompts, "plain": plain, "plan": steered})
     tracker.table(table, "samples")
     return [
