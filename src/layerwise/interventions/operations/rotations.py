@@ -38,7 +38,7 @@ class Basis(nn.Module):
     def __init__(self, width: int, rank: int, seed: int) -> None:
         super().__init__()
         start = torch.randn(width, rank, generator=torch.Generator().manual_seed(seed))
-        self.weight = nn.Parameter(torch.linalg.qr(start).Q)
+        self.weight = nn.Parameter(torch.linalg.qr(start).Q.contiguous())  # FSDP shards no other
         register_parametrization(self, "weight", Orthonormal())
 
 
