@@ -19,9 +19,9 @@ def steering_charts(
     ``high`` of an own one's effect, ``perplexity``. best: the place whose strengths are drawn as lines.
     """
     change = f"change of {metric}"
-    own = table[table["kind"] == "own"]
-    there = own[own["place"] == best].sort_values(STRENGTH)
-    random = table[(table["place"] == best) & (table["kind"] != "own")]
+    mine, here = table["kind"] == "own", table["place"] == best
+    own = table[mine]
+    there, random = (_with_none(table[here & chosen], clean_perplexity) for chosen in (mine, ~mine))
     effects = [_own(there, "effect", "low", "high"), *_randoms(random, "effect")]
     costs = [_own(there, "perplexity"), *_randoms(random, "perplexity")]
     charts: dict[str, Chart] = {
@@ -38,6 +38,14 @@ def steering_charts(
                 values.to_numpy(), label, middle=middle,
             )  # fmt: skip
     return charts
+
+
+def _with_none(rows: pd.DataFrame, clean_perplexity: float) -> pd.DataFrame:
+    """The rows in order of strength, with one of strength 0 for each direction: nothing moves."""
+    none = rows.drop_duplicates("direction").assign(
+        **{STRENGTH: 0.0, "effect": 0.0, "low": 0.0, "high": 0.0, "perplexity": clean_perplexity}
+    )
+    return pd.concat([rows, none]).sort_values(STRENGTH)
 
 
 def _own(rows: pd.DataFrame, value: str, low: str | None = None, high: str | None = None) -> Series:
