@@ -422,7 +422,7 @@ def test_two_processes_train_as_one(
 ) -> None:
     """Two processes, begun as `accelerate launch` begins them on several GPUs: one run, and the curve of one with a batch twice as large."""
     monkeypatch.chdir(tmp_path)
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     base = [*SMALL, "--training.steps", "12", "--evaluation.every", "6", "--evaluation.log_every", "1", "--seed", "5"]
     base[base.index("--training.batch_size") + 1] = "8"
     process = command(database, *base, before=launch)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -167,6 +168,7 @@ class ModelTrainer(Trainer):
             metrics = self.measured(self.splits)
             if self.args.should_log:
                 metrics |= self.further(self.model, self.state.global_step)
+            [metrics] = broadcast_object_list([metrics])  # every process must come to the same end
         metrics["eval_loss"] = metrics["val/loss"]
         self._since = time.monotonic()  # evaluations are not training
         self.log(dict(metrics))
