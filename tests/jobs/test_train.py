@@ -245,7 +245,7 @@ base:
   model: {n_layers: 1, n_heads: 2, width: 16}
   optimizer: {learning_rate: 0.01}
   training: {steps: 40, batch_size: 16}
-  evaluation: {answers: 0, texts: 0}
+  evaluation: {every: 40, answers: 0, texts: 0}
   checkpoints: {every: 0}
 changes:
   no_learning: {optimizer.learning_rate: 1.0e-9}
@@ -263,7 +263,7 @@ seeds: 2
     }
     apart = [by_name["no_learning", seed] - by_name["base", seed] for seed in ("0", "1")]
     assert run.data.metrics["no_learning/difference"] == pytest.approx(sum(apart) / 2)
-    assert run.data.metrics["no_learning/difference"] > 0.3
+    assert run.data.metrics["no_learning/difference"] > 0.05
     changes = table(client, run, "changes").set_index("change")
     assert changes.loc["wider", "pairs"] == 2
     assert changes.loc["wider", "low"] < changes.loc["wider", "difference"] < changes.loc["wider", "high"]
