@@ -12,7 +12,9 @@ class Bilinear(nn.Module):
         super().__init__()
         self.left = nn.Linear(config.width, config.neurons, bias=False)
         self.right = nn.Linear(config.width, config.neurons, bias=False)
-        self.down = IntoResidual(config.neurons, config.width, bias=False)  # begins small, like all that ends in the residual stream
+        self.down = IntoResidual(
+            config.neurons, config.width, bias=False
+        )  # begins small, like all that ends in the residual stream
 
     def forward(self, hidden):
         return self.down(self.left(hidden) * self.right(hidden))

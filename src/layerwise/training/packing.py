@@ -93,7 +93,6 @@ def in_blocks(samples: Iterable[Coded], context: int) -> Rows:
 
 
 def _rows(samples: Sequence[Coded], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Rows:
-    empty = np.zeros(0)
-    ids = np.concatenate([sample.ids for sample in samples] or [empty]).astype(np.int32)
-    counted = np.concatenate([sample.counted for sample in samples] or [empty]).astype(bool)
+    ids = np.concatenate([np.zeros(0, dtype=np.int32), *(sample.ids for sample in samples)], dtype=np.int32)
+    counted = np.concatenate([np.zeros(0, dtype=np.bool_), *(sample.counted for sample in samples)])
     return Rows(torch.from_numpy(ids), torch.from_numpy(counted), torch.from_numpy(starts), torch.from_numpy(lengths))
