@@ -46,7 +46,7 @@ def gpt2() -> LanguageModel:
     return LanguageModel(model("gpt2"), None, "gpt2")
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", sorted(SAVED))
 def test_a_saved_folder_gives_what_pyvene_gives(gpt2: LanguageModel, name: str, tmp_path: Path) -> None:
     """At each call come, as in pyvene, positions, sources and subspaces; the rest is the folder's."""
     case = CASES[name]
