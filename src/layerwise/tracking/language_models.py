@@ -7,22 +7,18 @@ that only a training needs to go on (optimizer, random numbers) enters it, and n
 from __future__ import annotations
 
 import json
-import tempfile
-import time
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric
-from mlflow.models import Model, ModelSignature
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 from layerwise.tracking.datasets import DIGEST_LENGTH
+from layerwise.tracking.logged_models import Servable, log_servable
 from layerwise.tracking.models import logged_model_id
 from layerwise.tracking.run import Tracker
 
@@ -36,7 +32,6 @@ _TRAINING_ONLY = (
     "training_args.bin",
     "progress.json",
 )
-_FOLDER = "language_model"
 
 
 def log_language_model(
@@ -52,57 +47,27 @@ def log_language_model(
 
     ``metrics`` become the model's own, at ``step``, measured on ``data`` (name and digest).
     """
-    client, run_id = tracker.client, tracker.run_id
-    tracker.flush()
-    logged = client.create_logged_model(
-        client.get_run(run_id).info.experiment_id,
-        name=name,
-        source_run_id=run_id,
-        model_type="language model",
-        params={"step": str(step)},
+
+    def write(files: Path) -> None:
+        copytree(folder, files, ignore=ignore_patterns(*_TRAINING_ONLY), dirs_exist_ok=True)
+
+    return log_servable(
+        tracker,
+        name,
+        Servable(
+            "language model",
+            __name__,
+            write,
+            ModelSignature(
+                inputs=Schema([ColSpec(DataType.string, "prompt")]), outputs=Schema([ColSpec(DataType.string, "text")])
+            ),
+            _REQUIRED,
+            params={"step": str(step)},
+            metrics=metrics,
+            data=data,
+            step=step,
+        ),
     )
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            files, saved = Path(temporary) / "data" / _FOLDER, Path(temporary) / "model"
-            copytree(folder, files, ignore=ignore_patterns(*_TRAINING_ONLY))
-            with warnings.catch_warnings():
-                # An example would be tried out at once, which loads the model a second time.
-                warnings.filterwarnings("ignore", message=".*input example was not provided")
-                mlflow.pyfunc.save_model(
-                    str(saved),
-                    loader_module=__name__,
-                    data_path=str(files),
-                    signature=ModelSignature(
-                        inputs=Schema([ColSpec(DataType.string, "prompt")]),
-                        outputs=Schema([ColSpec(DataType.string, "text")]),
-                    ),
-                    pip_requirements=[f"{package}=={version(package)}" for package in _REQUIRED],
-                    mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
-                    metadata={"layerwise_version": version("layerwise")},
-                )
-            client.log_model_artifacts(logged.model_id, str(saved))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
-    on = {} if data is None else {"dataset_name": data[0], "dataset_digest": data[1][:DIGEST_LENGTH]}
-    own = [
-        Metric(key, float(value), *_recorded(tracker, key, value, step), model_id=logged.model_id, run_id=run_id, **on)
-        for key, value in metrics.items()
-    ]
-    if own:
-        client.log_batch(run_id, metrics=own)
-    return f"models:/{logged.model_id}"
-
-
-def _recorded(tracker: Tracker, name: str, value: float, step: int) -> tuple[int, int]:
-    """When and at which step the run recorded this value last, or now.
-
-    A model's metric is its run's too: under the same time and step it is the same point and not a second one.
-    """
-    points = [item for item in tracker.client.get_metric_history(tracker.run_id, name) if item.value == value]
-    return (points[-1].timestamp, points[-1].step) if points else (int(time.time() * 1000), step)
 
 
 def logged_names(tracker: Tracker) -> set[str]:
@@ -162,5 +127,4 @@ class ServedLanguageModel:
 
 
 def _load_pyfunc(path: str) -> ServedLanguageModel:
-    folder = Path(path)
-    return ServedLanguageModel(folder / _FOLDER if (folder / _FOLDER).is_dir() else folder)
+    return ServedLanguageModel(Path(path))

@@ -32,7 +32,7 @@ class Servable:
 
     kind: probe, steered model. loader: the module whose ``_load_pyfunc`` MLflow calls with the files' folder.
     write: puts the files into a folder. requires: packages whose versions here are recorded.
-    metrics: its own, measured on ``data`` (name and digest). params, tags: what it is, for queries.
+    metrics: its own, at ``step``, measured on ``data`` (name and digest). params, tags: what it is, for queries.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class Servable:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: tuple[str, str] | None = None
+    step: int = 0
 
 
 def log_servable(tracker: Tracker, name: str, servable: Servable, register: str | None = None) -> str:
@@ -52,6 +53,7 @@ def log_servable(tracker: Tracker, name: str, servable: Servable, register: str 
     ``register`` is a name of the model registry; the first use of a name makes it. Raises UserError for a name it refuses.
     """
     client, run_id = tracker.client, tracker.run_id
+    tracker.flush()
     logged = client.create_logged_model(
         client.get_run(run_id).info.experiment_id,
         name=name,
@@ -82,15 +84,21 @@ def log_servable(tracker: Tracker, name: str, servable: Servable, register: str 
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=servable.step)])
     on = (
         {}
         if servable.data is None
         else {"dataset_name": servable.data[0], "dataset_digest": servable.data[1][:DIGEST_LENGTH]}
     )
-    now = int(time.time() * 1000)
     own = [
-        Metric(key, float(value), now, 0, model_id=logged.model_id, run_id=run_id, **on)
+        Metric(
+            key,
+            float(value),
+            *_recorded(tracker, key, value, servable.step),
+            model_id=logged.model_id,
+            run_id=run_id,
+            **on,
+        )
         for key, value in servable.metrics.items()
     ]
     if own:
@@ -98,6 +106,15 @@ def log_servable(tracker: Tracker, name: str, servable: Servable, register: str 
     if register is not None:
         _register(client, register, logged, servable.kind)
     return f"models:/{logged.model_id}"
+
+
+def _recorded(tracker: Tracker, name: str, value: float, step: int) -> tuple[int, int]:
+    """When and at which step the run recorded this value last, or now.
+
+    A model's metric is its run's too: under the same time and step it is the same point and not a second one.
+    """
+    points = [item for item in tracker.client.get_metric_history(tracker.run_id, name) if item.value == value]
+    return (points[-1].timestamp, points[-1].step) if points else (int(time.time() * 1000), step)
 
 
 def _register(client: mlflow.MlflowClient, name: str, logged: Any, kind: str) -> None:

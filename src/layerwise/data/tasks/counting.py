@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
-from layerwise.data.tasks.base import Lengths, Sample, Symbols, Task, letters
-from layerwise.data.tasks.copying import MARK, random_letters
+from layerwise.data.tasks.base import Symbols, letters
+from layerwise.data.tasks.copying import MARK, LetterTask
 from layerwise.data.tasks.registry import task
 
 
 @dataclass(frozen=True)
-class _Counts(Lengths, Task):
-    """Some letters, the mark, and a count for each of them. The length counts the letters.
-
-    letters: how many different letters there are.
-    """
-
-    letters: int = 26
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        letters(self.letters)
+class _Counts(LetterTask):
+    """Some letters, the mark, and a count for each of them."""
 
     @property
     def spaced(self) -> bool:
@@ -33,14 +22,6 @@ class _Counts(Lengths, Task):
     def vocabulary(self) -> Symbols:
         most = max(self.max_length, self.letters)
         return (*letters(self.letters), MARK, *(str(count) for count in range(1, most + 1)))
-
-    @property
-    def longest(self) -> int:
-        return 2 * self.max_length + 1
-
-    def draw(self, generator: np.random.Generator) -> Sample:
-        prompt = (*random_letters(generator, self.length(generator), letters(self.letters)), MARK)
-        return Sample(prompt, self.solve(prompt))
 
 
 @task("histogram")
