@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401  (torch.compile imports it, which fails once another library has the standard library's distutils)
 
 # Before anything imports torch: tests share the cores between processes, not inside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
