@@ -1,7 +1,8 @@
 """What recording a trial costs, Optuna and MLflow together, on sqlite: ``python benchmarks/trials.py --trials 1000``.
 
 The objective is one line of arithmetic, the config a whole ``probe`` config, so everything else is recording: claiming the slot,
-writing the trial to both databases, ending both. Time is from the end of one objective to the beginning of the next.
+writing the trial to both databases, ending both. Time is from the end of one objective to the beginning of the next. Beside it the plain calls that
+no recording can do without: a trial of ``study.optimize`` on the same kind of storage, and a run made, filled in one call and ended.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
+from mlflow.entities import Metric, Param
 
+from layerwise.config import flatten
 from layerwise.jobs.probe import ProbeConfig
 from layerwise.search.objectives import Objective
 from layerwise.search.points import planned
@@ -75,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        before = plain_calls(Path(folder) / "plain.db")
         began = recorded(options.trials, options.sampler, f"sqlite:///{Path(folder) / 'studies.db'}")
+        plain = np.median([*before, *plain_calls(Path(folder) / "plain.db")], axis=0) * 1000
         os.chdir("/")
     seconds = np.diff(np.array(began), axis=0) * 1000
     print("| trials | wall, ms a trial: median | mean | processor, ms a trial: median |\n| --- | --- | --- | --- |")
@@ -84,6 +90,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part = seconds[start : start + size]
         wall, processor = np.median(part, axis=0)
         print(f"| {start + 1}–{start + size} | {wall:.1f} | {part[:, 0].mean():.1f} | {processor:.1f} |")
+    print(f"| the plain calls | {plain[0]:.1f} | | {plain[1]:.1f} |")
+
+
+def plain_calls(path: Path, trials: int = 50) -> list[tuple[float, float]]:
+    """(wall, processor) seconds of each trial that does nothing but call Optuna and MLflow."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    server, config = connect(), flatten(ProbeConfig())
+    study = optuna.create_study(storage=f"sqlite:///{path}", sampler=optuna.samplers.RandomSampler())
+
+    def objective(trial: optuna.Trial) -> float:
+        return (trial.suggest_float("x", 0, 1) - 1 / 3) ** 2 + 0 * trial.suggest_int("seed", 0, 99)
+
+    found = []
+    for _ in range(trials):
+        began = time.perf_counter(), time.process_time()
+        study.optimize(objective, n_trials=1)
+        run = server.client.create_run(server.experiment_id, tags={f"layerwise.{number}": "tag" for number in range(8)})
+        metrics = [Metric(f"cv/{number}", 1.0, 0, 0) for number in range(13)]
+        server.client.log_batch(run.info.run_id, metrics, [Param(name, value) for name, value in config.items()])
+        server.client.set_terminated(run.info.run_id)
+        found.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return found
 
 
 def recorded(trials: int, sampler: str, storage: str) -> list[tuple[float, float]]:
