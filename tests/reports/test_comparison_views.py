@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from layerwise.errors import UserError
-from layerwise.reports.charts import HeatMap
 from layerwise.reports.comparison.charts import Bar, Bars, Scatter
 from layerwise.reports.comparison.items import ShownItem, items_page, table_page
 from layerwise.reports.comparison.tokens import compared_tokens
+from layerwise.reports.heat_map import HeatMap
 
 TEXTS = ["Rome is in Italy.", "naïve"]
 TABLE = pd.DataFrame(

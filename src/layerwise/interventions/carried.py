@@ -46,7 +46,8 @@ def carry_out(
     found: dict[str, np.ndarray] = {}
     for rows in chunks:
         own, source = _prompts(asked, base, rows), _prompts(asked, other, rows)
-        clean = _logits(intervened, own if base == "clean" else source)
+        plain = {"base": _logits(intervened, own), "source": _logits(intervened, source)}
+        clean = plain["base" if base == "clean" else "source"]
 
         def value(logits: Tensor, prompts: Prompts, rows: np.ndarray = rows, clean: Tensor = clean) -> np.ndarray:
             def clean_logits(texts: Tensor, columns: Tensor) -> Tensor:
@@ -61,8 +62,8 @@ def carry_out(
             return measure.of(numbers.new_zeros(len(rows)).index_add(0, texts, numbers)).cpu().numpy()
 
         results = {
-            "base": value(_logits(intervened, own), own),
-            "source": value(_logits(intervened, source), source),
+            "base": value(plain["base"], own),
+            "source": value(plain["source"], source),
             "plan": value(_logits(intervened, own, dict.fromkeys(sources, source)), own),
         }
         if directed:

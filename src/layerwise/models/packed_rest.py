@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from layerwise.models.batch import Batch, Ids, make_batch
@@ -23,6 +22,7 @@ from layerwise.models.packing import window
 from layerwise.models.rest import Pass, can_reuse, keep_pass, run_rest
 from layerwise.models.restart import Start
 from layerwise.models.taps import Read, Write, run
+from layerwise.models.tried import tried_once
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,12 @@ def run_packed(
     return run(model, batch, reads, writes, start=Start(f"{kept.prefix}resid_pre.{layer}", hidden), cache=cache)
 
 
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
 def can_pack(model: Any, kept: Pass) -> bool:
     """Whether changes to a kept pass can run in this way; tried once per model, with numbers."""
-    if not kept.states or kept.prefix or kept.length > window(model.module):
-        return False
-    if model.module not in _tried:
-        try:
-            _tried[model.module] = _packing_holds(model)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError):
-            _tried[model.module] = False
-    return _tried[model.module]
+    return bool(kept.states) and not kept.prefix and kept.length <= window(model.module) and _packing_holds(model)
 
 
+@tried_once
 def _packing_holds(model: Any) -> bool:
     """Whether two changes in one row have the effects that each has by itself."""
     if not can_reuse(model):

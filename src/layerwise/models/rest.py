@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from layerwise.models.batch import Batch, Ids, make_batch
 from layerwise.models.restart import Start
 from layerwise.models.sites import SiteMap
 from layerwise.models.taps import Read, Write, run
+from layerwise.models.tried import tried_once
 
 _BY_TOKEN = ("input_ids", "position_ids", "token_type_ids")
 
@@ -127,22 +127,10 @@ def run_rest(
     return run(model, batch, reads, writes, start=start, cache=cache, grad=grad)
 
 
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-def can_reuse(model: _Model) -> bool:
-    """Whether keys and values of tokens before a change can be used again; tried once per model, with numbers."""
-    if model.module not in _tried:
-        try:
-            _tried[model.module] = _reuse_holds(model)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError):
-            _tried[model.module] = False
-    return _tried[model.module]
-
-
-def _reuse_holds(model: _Model) -> bool:
-    """Whether a change in the middle has the same effect with the tokens before it run again and not."""
-    embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+@tried_once
+def can_reuse(model: Any) -> bool:
+    """Whether keys and values of tokens before a change can be used again: a change in the middle has the same effect with them and without."""
+    embedding: Any = model.module.get_input_embeddings()
     draw = np.random.default_rng(0)
     batch = make_batch(model, Ids([draw.integers(0, len(embedding.weight), size) for size in (7, 5)]), [0, 1])
     kept = _kept(model, batch, {}, "", reuse=True)

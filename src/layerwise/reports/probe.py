@@ -9,7 +9,8 @@ import pandas as pd
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
-from layerwise.reports.charts import Chart, HeatMap, Histogram, LineChart, Series
+from layerwise.reports.charts import Chart, Histogram, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 
 if TYPE_CHECKING:
     from layerwise.probes.investigation import Findings

@@ -13,7 +13,8 @@ from optuna import visualization
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from layerwise.reports.charts import PALETTE, HeatMap, LineChart, Series
+from layerwise.reports.charts import PALETTE, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 from layerwise.search.objectives import Objective
 from layerwise.search.space import Choice, Space
 from layerwise.search.summary import best_per

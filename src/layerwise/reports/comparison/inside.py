@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from layerwise.reports.charts import Chart, HeatMap, LineChart, Series
+from layerwise.reports.charts import Chart, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 
 if TYPE_CHECKING:
     from layerwise.comparison.inside.attribution import Attribution

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from layerwise.reports.charts import HeatMap
 from layerwise.reports.comparison.charts import Bar, Bars, Scatter
 from layerwise.reports.comparison.items import ShownItem, items_page
+from layerwise.reports.heat_map import HeatMap
 
 if TYPE_CHECKING:
     from layerwise.comparison.comparison import Comparison

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure as Picture
 from plotly.subplots import make_subplots
 
-from layerwise.reports.charts import INK, HeatMap, LineChart, Series, styled
+from layerwise.reports.charts import INK, LineChart, Series, styled
+from layerwise.reports.heat_map import HeatMap
 from layerwise.reports.token_view import visible
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layerwise.reports.charts import Chart, HeatMap, LineChart, Series
+from layerwise.reports.charts import Chart, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 
 
 def part_charts(table: pd.DataFrame, words: str, title: str, name: str) -> dict[str, Chart]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from layerwise.reports.charts import Chart, HeatMap, LineChart, Series
+from layerwise.reports.charts import Chart, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 
 ACCURACY = "interchange intervention accuracy"
 SMOOTHED = 20  # points of a loss curve

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from layerwise.reports.charts import HeatMap
 from layerwise.reports.comparison.charts import Scatter
+from layerwise.reports.heat_map import HeatMap
 
 SHOWN = 40  # parts of the largest edges in a map
 

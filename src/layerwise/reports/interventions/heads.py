@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layerwise.reports.charts import HeatMap
+from layerwise.reports.heat_map import HeatMap
 
 
 def head_map(heads: pd.DataFrame, title: str) -> HeatMap:

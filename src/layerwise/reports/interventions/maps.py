@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layerwise.reports.charts import Chart, HeatMap
+from layerwise.reports.charts import Chart
+from layerwise.reports.heat_map import HeatMap
 
 MAPS_OF_HEADS = 8  # positions that get a map of heads each
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from layerwise.reports.charts import Chart, HeatMap, LineChart, Series
+from layerwise.reports.charts import Chart, LineChart, Series
+from layerwise.reports.heat_map import HeatMap
 
 STRENGTH = "strength"
 
