@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from layerwise.errors import UserError
 
 CACHE_VARIABLE = "LAYERWISE_CACHE"
@@ -55,6 +57,29 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reasons[error.errno]}.\n"
             f"Nothing half-written was left. Free some space or name another folder (${CACHE_VARIABLE} moves the cache)."
         ) from error
+
+
+def is_on_network(path: Path) -> bool:
+    """Whether a file lies, or would, on a file system that other machines share: locks and shared memory do not hold there."""
+    shared = {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smbfs",
+        "smb3",
+        "afs",
+        "9p",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "orangefs",
+    }
+    resolved = path.resolve()
+    mounts = [one for one in psutil.disk_partitions(all=True) if resolved.is_relative_to(one.mountpoint)]
+    kind = max(mounts, key=lambda one: len(one.mountpoint)).fstype.lower() if mounts else ""
+    return kind in shared or kind.startswith("fuse.")
 
 
 @contextmanager

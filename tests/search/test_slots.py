@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from optuna.trial import TrialState
 
 from layerwise.errors import UserError
 from layerwise.process import is_alive, myself
+from layerwise.search import storage
 from layerwise.search.ownership import Ownership
 from layerwise.search.samplers import build_sampler, distribution, suggest
 from layerwise.search.slots import MOST_LOSSES, NoFreeSlot, SlotStudy, is_lost, open_study
@@ -146,7 +148,7 @@ def test_deaths_of_whole_commands_are_not_held_against_a_point(studies: Studies,
 
 
 def beat(studies: Studies, trial: int, seconds_ago: int) -> None:
-    studies.storage.record_heartbeat(trial)
+    open_storage(studies.url).storage.record_heartbeat(trial)
     with studies.engine.begin() as connection:
         query = "UPDATE trial_heartbeats SET heartbeat = datetime('now', :ago) WHERE trial_id = :trial"
         connection.execute(sqlalchemy.text(query), {"ago": f"-{seconds_ago} seconds", "trial": trial})
@@ -178,6 +180,22 @@ def test_one_that_was_killed_before_its_first_heartbeat_is_lost_too(studies: Stu
         with pytest.raises(NoFreeSlot):
             study.ask()
         assert study.bury()
+
+
+def test_a_heart_beats_from_the_second_interval_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
+    studies = open_storage(f"sqlite:///{tmp_path / 'studies.db'}")
+    open_study("one", studies, ["maximize"], {})
+    study = slots(studies, 2)
+    beats: list[bool] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        time.sleep(1.5 * trial.number)
+        beats.append(studies.has_heartbeat(trial._trial_id))
+        return 1.0
+
+    study.optimize(objective, n_trials=2)
+    assert beats == [False, True]
 
 
 def test_a_trial_that_others_gave_up_does_not_come_back_to_life(studies: Studies) -> None:

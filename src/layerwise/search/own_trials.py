@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -19,9 +21,14 @@ class OwnTrials(RDBStorage):
 
     Everything is written to the database as always. Where a write is refused, because others gave the trial up, what is
     remembered is forgotten and the database is asked again.
+
+    A trial's first sign of life is its being made: its heart beats from the second interval on, and each interval this process
+    looks once for trials whose heart stopped. Optuna does both for every trial, however short.
     """
 
     _own: FrozenTrial | None = None
+    _newest = (-1, -math.inf)  # the trial made last, and when
+    _looked = -math.inf
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         own = self._own
@@ -31,8 +38,19 @@ class OwnTrials(RDBStorage):
         # Optuna's own cache over this storage asks here, the one place where a new trial is known as a whole.
         self._own = None
         made = super()._create_new_trial(study_id, template_trial)
-        self._own = copy.deepcopy(made)
+        self._own, self._newest = copy.deepcopy(made), (made._trial_id, time.monotonic())
         return made
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        newest, made = self._newest
+        if trial_id != newest or time.monotonic() - made >= (self.get_heartbeat_interval() or 0) / 2:
+            super().record_heartbeat(trial_id)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        if time.monotonic() - self._looked < (self.get_heartbeat_interval() or 0):
+            return []
+        self._looked = time.monotonic()
+        return super()._get_stale_trial_ids(study_id)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         self._write(

@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from sqlalchemy.engine import make_url
 
 from layerwise.errors import UserError
+from layerwise.files import is_on_network
 from layerwise.search.own_trials import OwnTrials
 
 VARIABLE = "LAYERWISE_STUDIES"
@@ -94,7 +95,7 @@ def open_storage(url: str) -> Studies:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise UserError(f"the studies at {_shown(parsed)} cannot be opened: {reason}") from error
-    if backend == "sqlite":
+    if backend == "sqlite" and not is_on_network(Path(str(parsed.database))):
         _write_ahead(rdb.engine)
     lock = _file_lock(parsed) if backend == "sqlite" else _advisory_lock(rdb.engine)
     return Studies(url, optuna.storages.get_storage(rdb), rdb.engine, lock)

@@ -220,7 +220,7 @@ class Tracker:
 
         self.tags({role: model.name, f"{role}_fingerprint": model.fingerprint})
         self.metrics({f"{role}/parameters": float(model.num_parameters)})
-        model_id = logged_model_id(self.client, model.name)
+        model_id = logged_model_id(self.client, model.config.name)
         if model_id is not None:
             self.client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from layerwise.errors import UserError
+from layerwise.files import is_on_network
 from layerwise.tracking.secrets import redacted
 
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -72,6 +74,7 @@ def connect() -> Server:
     uri = mlflow.get_tracking_uri()
     with _explained(uri), _first_use(uri), _impatient():
         _check_database(uri)
+        _write_ahead(uri)
         client = mlflow.MlflowClient(uri)
         experiment = _experiment(client)
     return Server(uri, client, experiment.experiment_id, experiment.name)
@@ -130,6 +133,15 @@ def _check_database(uri: str) -> None:
             )
     finally:
         engine.dispose()
+
+
+def _write_ahead(uri: str) -> None:
+    """Let a sqlite file keep a write-ahead log from now on: a write costs half, and those who look need not wait for it."""
+    path = _sqlite_path(uri)
+    if path is None or is_on_network(path):
+        return
+    with closing(sqlite3.connect(path, timeout=1)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode=WAL")  # refused while others write: the next command sets it
 
 
 @contextmanager
