@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -94,6 +95,8 @@ class Writer:
             raise UserError(
                 f"{self.acts[0].unit.place} has {value.shape[0]} rows for {self.n} texts: it mixes their tokens."
             )
+        if self.constants is not None and value.shape[1] == (1 if number else self.length):
+            return self._moved(value, number)
         for act in self.acts:
             axis = act.unit.place.head_axis
             tensor = seen(value, axis, self.tokens)
@@ -102,6 +105,23 @@ class Writer:
                 new = self._written(act, where, new)
             if new is not tensor:
                 value = unseen(new, axis, value)
+        return value
+
+    @cached_property
+    def constants(self) -> list[Tensor] | None:
+        """What each act adds to a row, whatever the row is; None where one of them does more than add, or where rows must be found."""
+        found = [None if self.tokens is not None or self.measure else _constant(act) for act in self.acts]
+        return [move for move in found if move is not None] if all(move is not None for move in found) else None
+
+    def _moved(self, value: Tensor, number: int) -> Tensor:
+        """The prompts (number 0) or new token ``number`` of each text with constants added: no row is taken out and put back."""
+        for act, move in zip(self.acts, self.constants or [], strict=True):
+            new = (value.to(move.dtype) + move.view(value.shape[2:])).to(value.dtype)
+            if number:
+                value = new if act.when.on_token(number) else value
+            elif act.cells is not None:
+                there = act.cells.mask(self.length).repeat_interleave(len(value) // self.n, 0)
+                value = torch.where(there.view(*there.shape, *[1] * (value.dim() - 2)), new, value)
         return value
 
     def _written(self, act: Act, where: Where, tensor: Tensor) -> Tensor:
@@ -164,6 +184,13 @@ class Writer:
                 column = torch.full_like(everyone, self.length + token - 1 - start)
                 found.append(Where(everyone, column, everyone // copies, None, start, length == 1))
         return found
+
+
+def _constant(act: Act) -> Tensor | None:
+    """What an act adds to every row of its site; None where it does something else, or to a part of it."""
+    place, operation = act.unit.place, act.unit.operation
+    apart = place.heads is not None or place.head_axis != 2 or act.chosen is not None
+    return None if apart else operation.constant()
 
 
 def _in_prompt(cells: Cells, start: int, first: int, copies: int, length: int) -> list[Where]:

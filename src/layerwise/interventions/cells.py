@@ -33,6 +33,11 @@ class Cells:
         """How many tokens of each text."""
         return torch.bincount(self.example, minlength=self.n).tolist()
 
+    def mask(self, length: int) -> Tensor:
+        """(n, length) True at the cells."""
+        found = torch.zeros(self.n, length, dtype=torch.bool, device=self.example.device)
+        return found.index_put((self.example, self.column), found.new_ones(()))
+
 
 def find_cells(positions: Positions | PerText, prompts: Prompts, step: str) -> Cells:
     """The cells that positions mean in a batch, its own mask deciding which columns are real tokens."""

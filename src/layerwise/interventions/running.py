@@ -72,6 +72,7 @@ class Running:
                     raise unknown_step(name, units, what)
         self.acts: list[Act] = []
         self._values: dict[tuple[str, Unit], Source] = {}
+        self._found: dict[tuple[str, str, bool], Cells] = {}
         for name in [source for source in order if source in self.runs]:
             self._run_source(name)
         if any(unit.step.source == BASE for unit in self.units):
@@ -158,10 +159,16 @@ class Running:
         if given is not None:
             said = given
         prompts = self.runs[name]
-        if self.request.generates and name == BASE and not reading and self._is_decoder(unit.place):
+        decoder = self.request.generates and name == BASE and not reading and self._is_decoder(unit.place)
+        if decoder:
             mask = torch.ones(len(prompts), 1, dtype=torch.bool, device=prompts.batch.mask.device)
             prompts = Prompts(Batch({}, mask, mask.sum(1)))
-        return find_cells(Positions(str(said)) if isinstance(said, (str, int)) else said, prompts, step.name)
+        if not isinstance(said, (str, int)):
+            return find_cells(said, prompts, step.name)
+        key = (name, str(said), decoder)
+        if key not in self._found:  # the same for all the sites of a step
+            self._found[key] = find_cells(Positions(str(said)), prompts, step.name)
+        return self._found[key]
 
     def _is_decoder(self, place: Place) -> bool:
         stacks = self.model.sites.stacks

@@ -70,6 +70,10 @@ class Operation(nn.Module):
         """The new rows, were all numbers chosen."""
         raise TypeError(f"{type(self).__name__} says neither what is new nor what is changed.")
 
+    def constant(self) -> Tensor | None:
+        """(width,): what it adds to each row, whatever the row is; None where that is not all it does."""
+        return None
+
     def fit(self, rows: Tensor) -> None:
         """Learn from (rows, width) what the operation needs to know of the data. Only where ``fits``."""
         raise TypeError(f"{type(self).__name__} has nothing to fit.")

@@ -22,11 +22,14 @@ class Moved(Operation):
         self.normalize = settings.normalize
         self.register_buffer("vector", vector)
 
+    def constant(self) -> Tensor | None:
+        return None if self.vector is None else self._move(self.vector)
+
     def new(self, base: Tensor, row: Row) -> Tensor:
-        move = self.vector if self.vector is not None else need_source(row)
-        if self.normalize:
-            move = torch.nn.functional.normalize(move, dim=-1)
-        return base + self.strength * move
+        return base + self._move(self.vector if self.vector is not None else need_source(row))
+
+    def _move(self, vector: Tensor) -> Tensor:
+        return self.strength * (torch.nn.functional.normalize(vector, dim=-1) if self.normalize else vector)
 
 
 class _Along(Operation):
