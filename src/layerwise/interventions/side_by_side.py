@@ -11,6 +11,7 @@ from torch import Tensor
 from layerwise.interventions.metrics import Questions, make_measure
 from layerwise.interventions.patching import Rerun
 from layerwise.interventions.sweeps.asked import AskedPairs
+from layerwise.interventions.sweeps.ledger import Share
 from layerwise.models.batch import Batch
 from layerwise.models.readout import Readout
 from layerwise.models.rest import keep_pass
@@ -26,6 +27,7 @@ def run_changed(
     count: int,
     *,
     where: Tensor | None = None,
+    known: Share | None = None,
     done: Callable[[int], None] = lambda copies: None,
 ) -> Tensor:
     """(count, texts): the measure of ``count`` copies of a kept pass, each with its own change at every site named.
@@ -33,6 +35,7 @@ def run_changed(
     Args:
         changes: by site; all of one stack.
         where: (texts, tokens) True at the tokens that are changed, by default every real one. Texts without any stay as they are.
+        known: where values go, and what is known of them already, which does not run again.
         done: is told how many copies each forward has finished.
     """
     model, kept = rerun.model, rerun.kept
@@ -43,8 +46,11 @@ def run_changed(
     layer = min(model.sites.layer_of(site) or 0 for site in sites)
     column = int(where.any(0).float().argmax())
     tokens = kept.length - kept.first_column(column)
-    values = torch.empty(count, n)
-    for part in torch.arange(count).split(max(1, rerun.budget // (n * tokens))):
+    values = torch.empty(count, n) if known is None else known.values().float()
+    wanted = torch.arange(count) if known is None else torch.tensor(known.missing(), dtype=torch.long)
+    if len(wanted) < count:
+        done(count - len(wanted))
+    for part in wanted.split(max(1, rerun.budget // (n * tokens))) if len(wanted) else ():
         numbers = part.to(mask.device)
 
         def write_of(change: Change, numbers: Tensor = numbers) -> Write:
@@ -57,6 +63,8 @@ def run_changed(
 
         writes = {site: write_of(change) for site, change in sites.items()}
         values[part] = rerun.rest(layer, column, len(part), writes).float().cpu()
+        if known is not None:
+            known.put(part.tolist(), values[part])
         done(len(part))
     return values
 

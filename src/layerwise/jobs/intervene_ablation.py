@@ -23,6 +23,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     from layerwise.interventions.sweeps.ablation import ablate, ablation_parts
     from layerwise.interventions.sweeps.asked import of_equal_length
     from layerwise.interventions.sweeps.config import Ablation
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.reports.interventions.ablation import part_charts
 
     settings: Any = config.intervention
@@ -32,9 +33,15 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     asked, key = begin_on_pairs(
         config, model, tracker, of_equal_length if settings.method == "corrupted" else lambda asked: asked
     )
-    with progress_of("ablation", len(parts), asked) as done:
+    with Ledgers(key) as ledgers, progress_of("ablation", len(parts), asked) as done:
         found = ablate(
-            asked, settings, config.metric, seed=config.seed, key=key, token_budget=config.token_budget, done=done
+            asked,
+            settings,
+            config.metric,
+            seed=config.seed,
+            ledgers=ledgers,
+            token_budget=config.token_budget,
+            done=done,
         )
     table = _table(found)
     tracker.metrics(anchor_metrics(config.metric, found.swept.base, found.swept.source))

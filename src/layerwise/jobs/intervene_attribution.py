@@ -86,9 +86,13 @@ def _agreement_lines(found: Attributed, tracker: Tracker) -> list[str]:
     tracker.metrics({
         "sample/correlation": found.agreement.correlation, "sample/relative_error": found.agreement.error,
     })  # fmt: skip
+    table = found.agreement.table
+    first = table.reindex(table["estimate"].abs().sort_values(ascending=False).index).head(max(1, len(table) // 2))
+    sizes = [float(first[name].abs().mean()) for name in ("patched", "random")]
     return [
         f"beside true patching of {len(found.agreement.table)} of them: correlation {found.agreement.correlation:.3f}, mean error "
-        f"{found.agreement.error:.2f} of the mean change"
+        f"{found.agreement.error:.2f} of the mean change",
+        f"control: the {len(first)} strongest move the metric by {sizes[0]:.3f} on average, random changes as large by {sizes[1]:.3f}",
     ]
 
 

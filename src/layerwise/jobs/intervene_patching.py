@@ -20,6 +20,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     from layerwise.interventions.sweeps.axis import fitting
     from layerwise.interventions.sweeps.config import Patching
     from layerwise.interventions.sweeps.cost import cost_line
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.interventions.sweeps.maps import BASES, patch_map, patching_grid, site_rows
 
     settings: Any = config.intervention
@@ -32,10 +33,10 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     print(cost_line(grid.asked, grid.cells("clean", "corrupted"), len(directions)), file=sys.stderr)
     words = metric_entry(config.metric).words
     lines: list[str] = []
-    with progress_of("patching", len(grid.table) * len(directions), grid.asked) as done:
+    with Ledgers(key) as ledgers, progress_of("patching", len(grid.table) * len(directions), grid.asked) as done:
         for direction in directions:
             found = patch_map(
-                grid, direction, config.metric, controls=settings.controls, seed=config.seed, key=key,
+                grid, direction, config.metric, controls=settings.controls, seed=config.seed, ledgers=ledgers,
                 token_budget=config.token_budget, done=done,
             )  # fmt: skip
             if not lines:

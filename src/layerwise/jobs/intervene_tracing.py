@@ -19,6 +19,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     from layerwise.interventions.metrics import metric_entry
     from layerwise.interventions.sweeps.config import Tracing
     from layerwise.interventions.sweeps.cost import cost_line
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.interventions.sweeps.maps import site_rows, trace, tracing_grid
 
     settings: Any = config.intervention
@@ -28,9 +29,15 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     asked, key = begin_on_pairs(config, model, tracker)
     grid = tracing_grid(asked, settings)
     print(cost_line(grid.asked, grid.cells("clean", "clean"), settings.draws), file=sys.stderr)
-    with progress_of("tracing", len(grid.table) * settings.draws, grid.asked) as done:
+    with Ledgers(key) as ledgers, progress_of("tracing", len(grid.table) * settings.draws, grid.asked) as done:
         found = trace(
-            grid, settings, config.metric, seed=config.seed, key=key, token_budget=config.token_budget, done=done
+            grid,
+            settings,
+            config.metric,
+            seed=config.seed,
+            ledgers=ledgers,
+            token_budget=config.token_budget,
+            done=done,
         )
     words = metric_entry(config.metric).words
     clean, noised = found.swept.source, found.swept.base

@@ -56,7 +56,7 @@ def test_edges_are_the_slopes_of_true_edge_patching(asked) -> None:
             for site in [*graph.read, "resid_pre.0"]
         }
         rerun = Rerun(asked.model, chunk.pass_, measure, readout)
-        slopes += _patched(graph, rerun, replace(chunk, found=near), edges) / 1e-2
+        slopes += _patched(graph, rerun, graph.contributions(replace(chunk, found=near)), edges) / 1e-2
     np.testing.assert_allclose(table["score"], slopes / len(asked), atol=0.03 * np.abs(slopes).max())
 
 
@@ -70,6 +70,10 @@ def test_a_sample_is_patched_truly(asked) -> None:
     cells = attribute(grid, Attribution(steps=5, sample=6), "logit_difference")
     assert cells.agreement is not None
     assert cells.agreement.correlation > 0.9
+    for agreement in (found.agreement, cells.agreement):  # each beside a change as large in a random direction
+        random = agreement.table["random"]
+        assert (random.abs() > 0).sum() == (agreement.table["patched"].abs() > 0).sum()
+        assert random.tolist() != pytest.approx(agreement.table["patched"].tolist(), rel=1e-2)
 
 
 def test_a_metric_that_counts_has_no_gradient(asked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from layerwise.errors import UserError
@@ -70,6 +71,18 @@ def test_one_head_of_a_receiver_hears_less_than_all(asked) -> None:
     )
     assert two == pytest.approx(all_heads, abs=1e-6)
     assert one != pytest.approx(all_heads, abs=1e-6)
+
+
+@pytest.mark.parametrize("receivers", [["logits"], ["q.1", "v.1"]])
+def test_a_control_sends_a_change_as_large_the_same_way(asked, receivers: list[str]) -> None:
+    settings = PathPatching(senders=["z.0.*", "mlp_out.0"], receivers=receivers, controls=3)
+    found = patch_paths(asked, settings, "logit_difference", seed=4)
+    order = np.argsort(-abs(found.swept.changes), kind="stable")[:3]
+    assert found.controls["change"].tolist() == found.swept.changes[order].tolist()
+    assert (found.controls["random"].abs() > 1e-7).all()
+    assert found.controls["random"].tolist() != pytest.approx(found.controls["change"].tolist(), rel=1e-2)
+    again = patch_paths(asked, settings, "logit_difference", seed=5).controls["random"]
+    assert again.tolist() != pytest.approx(found.controls["random"].tolist(), rel=1e-2)
 
 
 @pytest.mark.parametrize(

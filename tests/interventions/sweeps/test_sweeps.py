@@ -14,7 +14,7 @@ from layerwise.interventions.sweeps.asked import ask
 from layerwise.interventions.sweeps.axis import fitting, places
 from layerwise.interventions.sweeps.config import Ablation, Patching, Tracing
 from layerwise.interventions.sweeps.cost import cost_line, passes
-from layerwise.interventions.sweeps.ledger import Ledger
+from layerwise.interventions.sweeps.ledger import Ledger, Ledgers
 from layerwise.interventions.sweeps.maps import patch_map, patching_grid, trace, tracing_grid
 from layerwise.interventions.sweeps.sweep import sweep, writing
 from layerwise.models.taps import run
@@ -140,14 +140,17 @@ def test_a_sweep_that_was_stopped_goes_on_at_its_next_cell(asked) -> None:
             raise KeyboardInterrupt
 
     key = "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        patch_map(grid, "noising", "logit_difference", key=key, token_budget=16, done=stop)
+    with pytest.raises(KeyboardInterrupt), Ledgers(key) as ledgers:
+        patch_map(grid, "noising", "logit_difference", ledgers=ledgers, token_budget=16, done=stop)
     ledger = Ledger(len(grid.table), len(grid.asked), f"{key}-noising")
     known = int(np.isfinite(ledger.values).sum())
     assert known == sum(seen)
     again: list[int] = []
-    found = patch_map(grid, "noising", "logit_difference", key=key, token_budget=16, done=again.append).swept
-    assert sum(again) == found.values.size - known
+    settings = {"token_budget": 16, "done": again.append}
+    with Ledgers(key) as ledgers:
+        found = patch_map(grid, "noising", "logit_difference", controls=0, ledgers=ledgers, **settings).swept
+    assert sum(again) == found.values.size
+    assert again[0] == known  # told of at once: nothing of it ran
     np.testing.assert_allclose(found.values, whole.values, atol=1e-5)
     assert ledger.path is not None
     assert not ledger.path.exists()  # recorded elsewhere by now

@@ -16,6 +16,7 @@ from torch import Tensor
 from layerwise.errors import UserError
 from layerwise.interventions.patching import Rerun
 from layerwise.interventions.side_by_side import Change, run_changed
+from layerwise.interventions.sweeps.ledger import Share
 from layerwise.measures.statistics import Interval, bootstrap, permutation_p
 
 ALPHA = 0.05
@@ -101,6 +102,7 @@ def give_doses(
     strengths: Sequence[float],
     *,
     where: Tensor | None = None,
+    known: Share | None = None,
     done: Callable[[int], None] = lambda doses: None,
 ) -> Doses:
     """Add ``strength · direction`` to a kept pass and measure, for all directions and strengths.
@@ -108,6 +110,7 @@ def give_doses(
     Args:
         directions: by site, (d, width); direction i is that of all sites together.
         where: (texts, tokens) True at the tokens that get it; by default every real one.
+        known: where values go, and what is known of them already: a cell for each dose, strength by strength.
         done: is told how many doses each forward has finished.
 
     Raises UserError for directions of another width than the site's, and strengths that are all zero.
@@ -122,7 +125,7 @@ def give_doses(
         return lambda value, numbers: doses[numbers][:, None, None]
 
     changes = {site: adding(vectors) for site, vectors in directions.items()}
-    values = run_changed(rerun, changes, len(amounts), where=where, done=done)
+    values = run_changed(rerun, changes, len(amounts), where=where, known=known, done=done)
     shaped = values.view(len(strengths), count, -1).transpose(0, 1)
     return Doses(np.asarray(strengths, float), shaped.double().numpy(), rerun.base.double().cpu().numpy())
 
@@ -133,11 +136,12 @@ def project_out(
     *,
     means: Mapping[str, Tensor] | None = None,
     where: Tensor | None = None,
+    known: Share | None = None,
     done: Callable[[int], None] = lambda directions: None,
 ) -> np.ndarray:
     """(d, texts): how far the metric moves when each direction in turn is projected out of a kept pass.
 
-    means: by site (width,), what the component becomes; 0 without it.
+    means: by site (width,), what the component becomes; 0 without it. known: as in :func:`give_doses`, a cell for each direction.
     """
     count = _checked(rerun, directions)
 
@@ -153,7 +157,7 @@ def project_out(
         return change
 
     changes = {site: projecting(vectors, (means or {}).get(site)) for site, vectors in directions.items()}
-    values = run_changed(rerun, changes, count, where=where, done=done)
+    values = run_changed(rerun, changes, count, where=where, known=known, done=done)
     return (values - rerun.base.float().cpu()).double().numpy()
 
 

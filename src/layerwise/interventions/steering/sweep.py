@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from layerwise.data.batching import token_budget_batches
 from layerwise.interventions.side_by_side import marked, read_batch, read_prompts
 from layerwise.interventions.steering.doses import Doses, give_doses
 from layerwise.interventions.sweeps.asked import AskedPairs
+from layerwise.interventions.sweeps.ledger import Ledgers, Share
 from layerwise.models.batch import Batch, budget_of, make_batch
 from layerwise.models.generation import continue_texts
 from layerwise.models.model import LanguageModel
@@ -43,6 +44,7 @@ def dose_places(
     *,
     positions: str = "all",
     token_budget: int | None = None,
+    ledgers: Ledgers | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> dict[str, Dosed]:
     """Every dose at every place, by the places' names.
@@ -50,22 +52,32 @@ def dose_places(
     Args:
         asked: pairs whose clean prompts show the behaviour, acted on at ``positions``.
         neutral: texts whose perplexity should stay, acted on at all their tokens.
+        ledgers: where values go, and what is known of them already.
         done: is told how many runs, one for each text and dose, each forward has finished.
     """
+    ledgers = ledgers or Ledgers()
+    books = {
+        kind: {name: _book(ledgers, f"{kind}-{name}", place, strengths, size) for name, place in places.items()}
+        for kind, size in (("prompts", len(asked)), ("neutral", len(neutral)))
+    }
     behaviour: dict[str, list[Doses]] = {name: [] for name in places}
     order = asked.chunks(token_budget)
     for rows in order:
         rerun = read_prompts(asked, metric, rows, token_budget)
         where = marked(asked, positions, rows, rerun.kept.batch)
         for name, place in places.items():
-            behaviour[name].append(give_doses(rerun, place, strengths, where=where, done=_times(done, len(rows))))
+            known = books["prompts"][name](rows)
+            behaviour[name].append(
+                give_doses(rerun, place, strengths, where=where, known=known, done=_times(done, len(rows)))
+            )
     losses: dict[str, list[Doses]] = {name: [] for name in places}
     weights = []
-    for batch in _batches(asked.model, neutral, token_budget):
+    for rows, batch in _batches(asked.model, neutral, token_budget):
         rerun = read_batch(asked.model, batch, "loss", token_budget=token_budget)
         weights.append(rerun.asked.at.sum(1).cpu().numpy())
         for name, place in places.items():
-            losses[name].append(give_doses(rerun, place, strengths, done=_times(done, len(batch.mask))))
+            known = books["neutral"][name](rows)
+            losses[name].append(give_doses(rerun, place, strengths, known=known, done=_times(done, len(rows))))
     weight = np.concatenate(weights) / sum(map(np.sum, weights))
     found = {}
     for name in places:
@@ -94,12 +106,23 @@ def write_steered(
     )
 
 
-def _batches(model: LanguageModel, texts: Sequence[str], token_budget: int | None) -> list[Batch]:
+def _book(
+    ledgers: Ledgers, name: str, place: Place, strengths: Sequence[float], texts: int
+) -> Callable[[np.ndarray], Share]:
+    """The ledger of one place: the part that some of its texts have in it."""
+    count = len(strengths) * len(next(iter(place.values())))
+    ledger = ledgers.open(name.replace(" ", "_"), count, texts)
+    return lambda rows: Share(ledger, rows, count)
+
+
+def _batches(
+    model: LanguageModel, texts: Sequence[str], token_budget: int | None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Row numbers of texts of similar length, and their batch."""
     tokens = model.tokenize(list(texts))
     lengths = np.array([len(row) for row in tokens.ids])
-    return [
-        make_batch(model, tokens, rows) for rows in token_budget_batches(lengths, budget_of(model.device, token_budget))
-    ]
+    for rows in token_budget_batches(lengths, budget_of(model.device, token_budget)):
+        yield rows, make_batch(model, tokens, rows)
 
 
 def _times(done: Callable[[int], None], texts: int) -> Callable[[int], None]:

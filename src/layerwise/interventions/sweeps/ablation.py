@@ -16,7 +16,7 @@ from layerwise.interventions.cell_plan import Cell, CellPlan
 from layerwise.interventions.sweeps.asked import AskedPairs, of_equal_length
 from layerwise.interventions.sweeps.config import Ablation
 from layerwise.interventions.sweeps.controls import beside_random, strongest
-from layerwise.interventions.sweeps.ledger import Ledger
+from layerwise.interventions.sweeps.ledger import Ledgers
 from layerwise.interventions.sweeps.sweep import Chunk, Swept, Values, sweep, writing
 from layerwise.models.taps import run
 
@@ -59,13 +59,13 @@ def ablate(
     metric: str,
     *,
     seed: int = 0,
-    key: str | None = None,
+    ledgers: Ledgers | None = None,
     token_budget: int | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> Ablated:
     """The sweep on the clean prompts. Raises UserError for parts that the model lacks.
 
-    key: names the sweep for going on with it (``Ledger``).
+    ledgers: where values go, and what is known of them already.
     """
     if settings.method == "corrupted":
         asked = of_equal_length(asked)
@@ -73,11 +73,10 @@ def ablate(
     everywhere = asked.columns("clean", "all")
     cells = [Cell(sites, everywhere) for sites in parts["sites"]]
     values = _values(asked, settings, cells, seed)
-    ledger = Ledger(len(cells), len(asked), key)
+    ledger = (ledgers or Ledgers()).open("cells", len(cells), len(asked))
     swept = sweep(asked, cells, metric, writing(values), ledger=ledger, token_budget=token_budget, done=done)
     chosen = strongest(swept.changes, settings.controls)
     controls = beside_random(asked, cells, chosen, metric, values, seed=seed, token_budget=token_budget)
-    ledger.close()
     return Ablated(parts, swept, parts.iloc[chosen].assign(change=swept.changes[chosen], random=controls))
 
 

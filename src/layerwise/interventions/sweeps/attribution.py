@@ -18,7 +18,7 @@ from layerwise.interventions.cell_plan import CellPlan
 from layerwise.interventions.metrics import METRICS, Measure
 from layerwise.interventions.sweeps.asked import AskedPairs
 from layerwise.interventions.sweeps.config import Attribution
-from layerwise.interventions.sweeps.controls import strongest
+from layerwise.interventions.sweeps.controls import beside_random, strongest
 from layerwise.interventions.sweeps.gradients import Leaves, between, run_with_gradients
 from layerwise.interventions.sweeps.maps import Grid
 from layerwise.interventions.sweeps.sweep import Chunk, measures_of, sweep, writing
@@ -29,7 +29,8 @@ from layerwise.models.taps import run
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """A sample of estimates beside true patching: ``table`` has the columns ``estimate`` and ``patched``.
+    """A sample of estimates beside true patching: ``table`` has the columns ``estimate``, ``patched``, and ``random``, what a change as
+    large does there in a random direction.
 
     error: mean absolute difference, as a share of the mean absolute patched change. correlation: Pearson's r.
     """
@@ -173,5 +174,9 @@ def _agreement(
     )
     # The estimate is a mean over all texts, those without the place among them.
     patched = (swept.values - swept.base).mean(1)
-    table = grid.table.iloc[chosen].drop(columns=["sites", "place"]).assign(estimate=estimates[chosen], patched=patched)
+    random = beside_random(
+        grid.asked, cells, chosen, metric, lambda chunk, plan: chunk.found, seed=seed, token_budget=token_budget
+    )
+    table = grid.table.iloc[chosen].drop(columns=["sites", "place"])
+    table = table.assign(estimate=estimates[chosen], patched=patched, random=random * swept.there.mean(1))
     return Agreement(table.reset_index(drop=True))

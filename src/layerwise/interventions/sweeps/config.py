@@ -102,6 +102,7 @@ class PathPatching:
         (``q.9.6``, ``v.7.*``) and ``mlp_out`` of MLPs.
     freeze: what else stays as in the clean run: ``attention`` (MLPs between go on with what they get), or ``all`` (the direct path alone).
     positions: where the sender's value goes.
+    controls: of the strongest senders, how many are set beside a change as large in a random direction, sent the same way.
     """
 
     kind: Literal["path"] = field(default="path", kw_only=True)
@@ -109,8 +110,10 @@ class PathPatching:
     receivers: list[str] = field(default_factory=lambda: ["logits"])
     freeze: Literal["attention", "all"] = "attention"
     positions: str = "all"
+    controls: int = 10
 
     def __post_init__(self) -> None:
+        check_controls(self.controls)
         if not self.senders or not self.receivers:
             raise UserError(
                 "intervention.senders and intervention.receivers name at least one each, such as z.*.* and logits."
@@ -127,7 +130,7 @@ class Attribution:
         to another (edge attribution, Syed et al. 2023; with integrated gradients, Hanna et al. 2024).
     sites, positions: of cells, as for patching.
     steps: points between the two prompts' embeddings at which gradients are taken; 1 takes them at the clean prompt alone.
-    sample: how many are patched truly: half of them the strongest, half drawn.
+    sample: how many are patched truly: half of them the strongest, half drawn; beside each a change as large in a random direction.
     """
 
     kind: Literal["attribution"] = field(default="attribution", kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerwise.interventions.cell_plan import Cell, CellPlan
 from layerwise.interventions.sweeps.asked import AskedPairs, Side
-from layerwise.interventions.sweeps.sweep import Chunk, Values, of_rows, sweep, writing
+from layerwise.interventions.sweeps.sweep import Act, Chunk, Values, of_rows, sweep, writing
 from layerwise.models.taps import Write, run
 
 
@@ -31,12 +31,14 @@ def beside_random(
     base: Side = "clean",
     source: Side | None = None,
     writes: Callable[[np.ndarray], Mapping[str, Write]] = lambda rows: {},
+    acting: Callable[[Values], Act] = writing,
     seed: int = 0,
     token_budget: int | None = None,
 ) -> np.ndarray:
     """(chosen,): the change of the mean metric when the chosen cells' change is made in a random direction.
 
     The direction is drawn for each token and site anew; its length is that of the cell's own change there, head by head.
+    acting: what is done to a cell, given the values that are written.
     """
     if not len(chosen):
         return np.zeros(0)
@@ -50,17 +52,21 @@ def beside_random(
         for site, before in own.items():
             there = [of_rows(cell, chunk.rows) for cell in picked if site in map(plan.whole, cell.sites)]
             to = _aligned(written[site], before, there)
-            noise = torch.randn(before.shape, generator=draw).to(before)
-            size = (to - before).norm(dim=-1, keepdim=True)
-            found[site] = before + noise / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12) * size
+            found[site] = before + as_large(to - before, draw)
         return found
 
     # What is written is that of the cell's own columns now, whatever the source's were.
     at_base = [replace(cell, source_columns=None) for cell in picked]
     swept = sweep(
-        asked, at_base, metric, writing(random), base=base, source=source, writes=writes, token_budget=token_budget
+        asked, at_base, metric, acting(random), base=base, source=source, writes=writes, token_budget=token_budget
     )
     return swept.changes
+
+
+def as_large(change: Tensor, draw: torch.Generator) -> Tensor:
+    """A change of the same length, by the last axis, in a random direction."""
+    noise = torch.randn(change.shape, generator=draw).to(change)
+    return noise / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12) * change.norm(dim=-1, keepdim=True)
 
 
 def _aligned(written: Tensor, before: Tensor, cells: Sequence[Cell]) -> Tensor:

@@ -27,6 +27,7 @@ from layerwise.interventions.sweeps.attribution import (
     sample_of,
 )
 from layerwise.interventions.sweeps.config import Attribution
+from layerwise.interventions.sweeps.controls import as_large
 from layerwise.interventions.sweeps.gradients import Leaves, between, run_with_gradients
 from layerwise.interventions.sweeps.sweep import Chunk
 from layerwise.models.names import Site, parse_site
@@ -166,11 +167,16 @@ def attribute_edges(
     agreement = None
     if settings.sample:
         chosen = sample_of(table["score"].to_numpy(), settings.sample, seed)
-        patched = np.zeros(len(chosen))
+        patched, random = np.zeros(len(chosen)), np.zeros(len(chosen))
+        draw = torch.Generator().manual_seed(seed)
         for chunk, measure in chunks:
-            patched += _patched(graph, Rerun(asked.model, chunk.pass_, measure, readout), chunk, edges[chosen])
+            rerun, changes = Rerun(asked.model, chunk.pass_, measure, readout), graph.contributions(chunk)
+            patched += _patched(graph, rerun, changes, edges[chosen])
+            random += _patched(graph, rerun, changes, edges[chosen], draw)
         picked = table.iloc[chosen].rename(columns={"score": "estimate"})
-        agreement = Agreement(picked.assign(patched=patched / len(asked)).reset_index(drop=True))
+        agreement = Agreement(
+            picked.assign(patched=patched / len(asked), random=random / len(asked)).reset_index(drop=True)
+        )
     return table, Attributed(table["score"].to_numpy(), anchors[0], anchors[1], agreement)
 
 
@@ -206,12 +212,17 @@ def _entering(leaves: Leaves, site: str, entry: str, gradient: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def _patched(graph: Graph, rerun: Rerun, chunk: Chunk, edges: np.ndarray) -> np.ndarray:
-    """(edges,): the true change, summed over texts, when the receiver alone gets the sender's corrupted contribution."""
-    changes, kept = graph.contributions(chunk), rerun.kept
-    found = np.zeros(len(edges))
+def _patched(
+    graph: Graph, rerun: Rerun, changes: Tensor, edges: np.ndarray, draw: torch.Generator | None = None
+) -> np.ndarray:
+    """(edges,): the true change, summed over texts, when the receiver alone gets the sender's corrupted contribution.
+
+    changes: :meth:`Graph.contributions`. draw: each is made in a random direction instead, as large.
+    """
+    kept, found = rerun.kept, np.zeros(len(edges))
     for number, (sender, column) in enumerate(edges):
-        receiver, change = graph.receivers[column], changes[sender]
+        receiver = graph.receivers[column]
+        change = changes[sender] if draw is None else as_large(changes[sender], draw)
 
         def moved(value: Tensor, change: Tensor = change) -> Tensor:
             return value + change

@@ -1,9 +1,11 @@
-"""What a sweep has measured so far, kept on disk, so that one that was stopped goes on at its next cell."""
+"""What long work has measured so far, kept on disk, so that work that was stopped goes on at its next cell."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -54,6 +56,56 @@ class Ledger:
         """The sweep is recorded elsewhere: remove the file."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+class Ledgers:
+    """The ledgers of one run's work. As a context it removes them once all is done, and keeps them where the work is stopped."""
+
+    def __init__(self, key: str | None = None) -> None:
+        """``key`` names the work: everything that its values depend on, as a digest. None keeps them in memory alone."""
+        self.key = key
+        self.opened: list[Ledger] = []
+
+    def open(self, name: str, cells: int, texts: int) -> Ledger:
+        """The ledger of one part of the work, with what is known of it already."""
+        ledger = Ledger(cells, texts, None if self.key is None else f"{self.key}-{name}")
+        self.opened.append(ledger)
+        return ledger
+
+    def __enter__(self) -> Ledgers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for ledger in self.opened:
+            if kind is None:
+                ledger.close()
+            else:
+                ledger.save()
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A ledger's part: ``count`` cells from ``first`` on, of the texts ``texts``."""
+
+    ledger: Ledger
+    texts: np.ndarray
+    count: int
+    first: int = 0
+
+    def missing(self) -> list[int]:
+        """The cells of this part, counted from 0, that some of the texts have no value of yet."""
+        end = self.first + self.count
+        return [cell - self.first for cell in self.ledger.missing(self.texts) if self.first <= cell < end]
+
+    def put(self, cells: list[int], values: Tensor) -> None:
+        """Take in the values (cells, texts) of some of its cells."""
+        self.ledger.put([self.first + cell for cell in cells], self.texts, values)
+
+    def values(self) -> Tensor:
+        """(count, texts) float64; NaN where nothing is known."""
+        return torch.from_numpy(self.ledger.values[self.first : self.first + self.count][:, self.texts])
 
 
 def _read(path: Path) -> np.ndarray | None:

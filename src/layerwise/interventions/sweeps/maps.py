@@ -17,7 +17,7 @@ from layerwise.interventions.sweeps.asked import AskedPairs, Side
 from layerwise.interventions.sweeps.axis import Place, fitting, places, subject_places
 from layerwise.interventions.sweeps.config import Patching, Tracing
 from layerwise.interventions.sweeps.controls import beside_random, strongest
-from layerwise.interventions.sweeps.ledger import Ledger
+from layerwise.interventions.sweeps.ledger import Ledgers
 from layerwise.interventions.sweeps.sweep import OTHER, Chunk, Swept, sweep, writing
 from layerwise.models.names import parse_site
 from layerwise.models.taps import Write, run
@@ -104,14 +104,14 @@ def patch_map(
     *,
     controls: int = 0,
     seed: int = 0,
-    key: str | None = None,
+    ledgers: Ledgers | None = None,
     token_budget: int | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> Mapped:
     """Every cell of the grid, one direction: ``denoising`` writes into the corrupted prompts, ``noising`` into the clean ones."""
     base = BASES[direction]
     cells = grid.cells(base, OTHER[base])
-    ledger = Ledger(len(cells), len(grid.asked), None if key is None else f"{key}-{direction}")
+    ledger = (ledgers or Ledgers()).open(direction, len(cells), len(grid.asked))
 
     def values(chunk: Chunk, plan: Any) -> Mapping[str, Tensor]:
         return chunk.found
@@ -121,7 +121,6 @@ def patch_map(
     )
     chosen = strongest(swept.changes, controls)
     random = beside_random(grid.asked, cells, chosen, metric, values, base=base, seed=seed, token_budget=token_budget)
-    ledger.close()
     return Mapped(direction, grid.table, swept, _controls(grid, chosen, swept, random), grid.asked)
 
 
@@ -135,7 +134,7 @@ def trace(
     metric: str,
     *,
     seed: int = 0,
-    key: str | None = None,
+    ledgers: Ledgers | None = None,
     token_budget: int | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> Mapped:
@@ -148,12 +147,12 @@ def trace(
     def values(chunk: Chunk, plan: Any) -> Mapping[str, Tensor]:
         return chunk.found
 
-    ledgers = []
+    ledgers = ledgers or Ledgers()
     for draw in range(settings.draws):
-        ledgers.append(Ledger(len(cells), len(asked), None if key is None else f"{key}-{draw}"))
+        ledger = ledgers.open(f"draw-{draw}", len(cells), len(asked))
         drawn.append(
             sweep(
-                asked, cells, metric, writing(values), source="clean", writes=noise.writes(draw), ledger=ledgers[-1],
+                asked, cells, metric, writing(values), source="clean", writes=noise.writes(draw), ledger=ledger,
                 token_budget=token_budget, done=done,
             )
         )  # fmt: skip
@@ -172,8 +171,6 @@ def trace(
         seed=seed,
         token_budget=token_budget,
     )
-    for ledger in ledgers:
-        ledger.close()
     return Mapped("tracing", grid.table, swept, _controls(grid, chosen, swept, random), asked)
 
 

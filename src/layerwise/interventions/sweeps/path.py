@@ -18,8 +18,9 @@ from layerwise.interventions.cell_plan import Cell, CellPlan, Group, group_write
 from layerwise.interventions.patching import Rerun
 from layerwise.interventions.sweeps.asked import AskedPairs
 from layerwise.interventions.sweeps.config import PathPatching
-from layerwise.interventions.sweeps.ledger import Ledger
-from layerwise.interventions.sweeps.sweep import Chunk, Done, Swept, sweep
+from layerwise.interventions.sweeps.controls import beside_random, strongest
+from layerwise.interventions.sweeps.ledger import Ledgers
+from layerwise.interventions.sweeps.sweep import Act, Chunk, Done, Swept, Values, sweep
 from layerwise.models.names import parse_site
 from layerwise.models.rest import run_rest
 from layerwise.models.taps import Write, run
@@ -30,11 +31,15 @@ SENDING = ("z", "mlp_out", "attn_out")
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """senders: a row for each with ``site``, ``layer``, ``head`` (-1 for none); its effects are those of ``swept``."""
+    """senders: a row for each with ``site``, ``layer``, ``head`` (-1 for none); its effects are those of ``swept``.
+
+    controls: the strongest senders beside a change as large in a random direction, sent the same way.
+    """
 
     senders: pd.DataFrame
     receivers: tuple[str, ...]
     swept: Swept
+    controls: pd.DataFrame
 
 
 def path_sites(model: Any, settings: PathPatching) -> tuple[list[str], list[str]]:
@@ -69,7 +74,8 @@ def patch_paths(
     settings: PathPatching,
     metric: str,
     *,
-    key: str | None = None,
+    seed: int = 0,
+    ledgers: Ledgers | None = None,
     token_budget: int | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> Paths:
@@ -78,23 +84,34 @@ def patch_paths(
     columns = asked.columns("clean", settings.positions)
     source = asked.columns("corrupted", settings.positions)
     cells = [Cell((name,), columns, None if columns == source else source) for name in senders]
-    ledger = Ledger(len(cells), len(asked), key)
-    act = _Act(asked.model, receivers, settings.freeze)
-    swept = sweep(asked, cells, metric, act, ledger=ledger, token_budget=token_budget, done=done)
-    ledger.close()
+    ledger = (ledgers or Ledgers()).open("senders", len(cells), len(asked))
+
+    def sending(values: Values) -> Act:
+        return _Act(asked.model, receivers, settings.freeze, values)
+
+    def corrupted(chunk: Chunk, plan: CellPlan) -> Mapping[str, Tensor]:
+        return chunk.found
+
+    swept = sweep(asked, cells, metric, sending(corrupted), ledger=ledger, token_budget=token_budget, done=done)
     parsed = [parse_site(name) for name in senders]
     table = pd.DataFrame({
         "site": [site.name for site in parsed], "layer": [site.layer for site in parsed],
         "head": [-1 if site.head is None else site.head for site in parsed],
     })  # fmt: skip
-    return Paths(table, tuple(receivers) or ("logits",), swept)
+    chosen = strongest(swept.changes, settings.controls)
+    random = beside_random(
+        asked, cells, chosen, metric, corrupted, acting=sending, seed=seed, token_budget=token_budget
+    )
+    controls = table.iloc[chosen].assign(change=swept.changes[chosen], random=random)
+    return Paths(table, tuple(receivers) or ("logits",), swept, controls)
 
 
 class _Act:
     """Carries out the two runs for groups of senders of one layer."""
 
-    def __init__(self, model: Any, receivers: Sequence[str], freeze: str) -> None:
-        self.model, self.receivers, self.freeze = model, receivers, freeze
+    def __init__(self, model: Any, receivers: Sequence[str], freeze: str, values: Values) -> None:
+        """``values``: what the senders send, by their sites."""
+        self.model, self.receivers, self.freeze, self.values = model, receivers, freeze, values
         names = model.sites.names()
         kinds = ["attn_out", *(["mlp_out"] if freeze == "all" else [])]
         self.frozen = [site for kind in kinds if kind in names for site in model.sites.expand(f"{kind}.*")]
@@ -108,13 +125,14 @@ class _Act:
 
     def __call__(self, rerun: Rerun, chunk: Chunk, plan: CellPlan, wanted: list[int], done: Done) -> None:
         clean = run(self.model, chunk.base, dict.fromkeys(self.frozen))
+        values = self.values(chunk, plan)
         for group in plan.groups(wanted, rerun.budget, rerun.kept):
-            done(group.cells, self._group(rerun, chunk, plan, group, clean))
+            sent = group_writes(plan, group, rerun.kept, values)
+            done(group.cells, self._group(rerun, group, sent, clean))
 
-    def _group(self, rerun: Rerun, chunk: Chunk, plan: CellPlan, group: Group, clean: Mapping[str, Tensor]) -> Tensor:
+    def _group(self, rerun: Rerun, group: Group, sent: Mapping[str, Write], clean: Mapping[str, Tensor]) -> Tensor:
         """(senders of the group, texts)."""
         copies, kept = len(group.cells), rerun.kept
-        sent = group_writes(plan, group, kept, chunk.found)
         first = min(_order(site) for site in sent)
         begin = kept.first_column(group.column)
         held = {

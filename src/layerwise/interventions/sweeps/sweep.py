@@ -126,6 +126,8 @@ def sweep(
             done(len(numbers) * len(rows))
 
         wanted = ledger.missing(rows)
+        if len(wanted) < len(cells):
+            done((len(cells) - len(wanted)) * len(rows))
         try:
             if wanted:
                 act(rerun, chunk, plan, wanted, take)
