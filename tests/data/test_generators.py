@@ -26,7 +26,8 @@ def test_every_bundled_dataset_is_large_balanced_distinct_and_the_same_each_time
     assert len(data) >= 600
     assert len(set(np.bincount(data.labels))) == 1
     assert len(set(data.texts)) == len(data)
-    assert all(re.fullmatch(r"[A-Z].*\.", text) for text in data.texts)
+    stop = "" if name == "grammar:subject" else r"\."  # which ends before its verb
+    assert all(re.fullmatch(rf"[A-Z].*[a-z]{stop}", text) for text in data.texts)
     assert generate(name).digest() == data.digest()
     assert len({generate(other).digest() for other in BUNDLED}) == len(BUNDLED)
 
@@ -120,6 +121,10 @@ def test_grammar_sentences_are_what_their_labels_say():
     number = dict(zip(generate("grammar:number").texts, generate("grammar:number").labels, strict=True))
     assert number["The teacher near the nurses walked."] == 0
     assert number["The teachers near the nurse will walk."] == 1
+    subject = generate("grammar:subject")
+    assert dict(zip(subject.texts, subject.labels, strict=True))["The teachers behind the nurse"] == 1
+    words = [text[start:end] for text, (start, end) in zip(subject.texts, subject.spans, strict=True)]
+    assert words == [text.split()[1] for text in subject.texts]
 
 
 def test_noise_has_the_texts_of_cities_and_labels_of_its_seed():

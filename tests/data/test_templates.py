@@ -77,7 +77,7 @@ def test_bundled_wordings_are_what_they_say(name, wording_of):
     assert data.templates.tolist() == [wording_of(text) for text in data.texts]
 
 
-@pytest.mark.parametrize("name", ["numbers", "grammar:tense", "grammar:number", "grammar:agreement"])
+@pytest.mark.parametrize("name", ["numbers", "grammar:tense", "grammar:number", "grammar:agreement", "grammar:subject"])
 def test_bundled_wordings_hold_both_classes_equally_often(name):
     data = generate(name)
     assert len(set(data.templates)) == 2
