@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,10 +41,12 @@ class Studies:
 
     def now(self) -> float:
         """The database's clock in seconds: machines that share a study need not agree about the time."""
-        sqlite = self.engine.dialect.name == "sqlite"
-        clock = "strftime('%s', 'now')" if sqlite else "extract(epoch FROM clock_timestamp())"
+        if self.engine.dialect.name == "sqlite":
+            return time.time()
         with self.engine.connect() as connection:
-            return float(connection.execute(sqlalchemy.text(f"SELECT {clock}")).scalar_one())
+            return float(
+                connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+            )
 
     def has_heartbeat(self, trial_id: int) -> bool:
         """Whether a trial ever showed a sign of life. Optuna itself forgets trials killed before their first one."""

@@ -16,6 +16,7 @@ from layerwise.probes.solvers.dense import product
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 EPSILON = torch.finfo(torch.float64).eps
+FEW_PLANES = 4  # of a training set
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,17 @@ def out_of_fold(X: Any, fits: LinearFits, folds: Any) -> Floats:
     shape = fits.intercept.shape[2:]
     scores = np.empty((len(values), len(folds), *shape, folds.shape[1]))
     pairs = [(repeat, fold) for repeat in range(len(folds)) for fold in np.unique(folds[repeat])]
+    coef = fits.coef.flatten(2, -2) if shape else fits.coef[:, :, None]  # (sites, sets, planes, d)
+    intercept = fits.intercept.reshape(*coef.shape[:3], 1)
+    few = coef.shape[2] <= FEW_PLANES  # then every row by every plane costs less than taking rows out
+    everywhere = product(coef.flatten(1, 2), values.mT).unflatten(1, coef.shape[1:3]) if few else None
     for which, (repeat, fold) in enumerate(pairs):
         rows = np.flatnonzero(folds[repeat] == fold)
-        coef = fits.coef[:, which].flatten(1, -2) if shape else fits.coef[:, which, None]
-        held_out = values[:, torch.as_tensor(rows, device=values.device)]
-        result = product(held_out, coef.mT.contiguous()) + fits.intercept[:, which].reshape(len(values), 1, -1)
-        scores[:, repeat, ..., rows] = np.moveaxis(result.reshape(len(values), -1, *shape).cpu().numpy(), 1, 0)
+        chosen = torch.as_tensor(rows, device=values.device)
+        if everywhere is not None:
+            result = everywhere[:, which][..., chosen]
+        else:
+            result = product(values[:, chosen], coef[:, which].mT.contiguous()).mT
+        result = (result + intercept[:, which]).reshape(len(values), *shape, len(rows))
+        scores[:, repeat, ..., rows] = np.moveaxis(result.cpu().numpy(), -1, 0)
     return scores
