@@ -12,11 +12,14 @@ from layerwise.activations.collect import collect
 from layerwise.comparison.inside import rows as rows_module
 from layerwise.comparison.inside.rows import Rows, read_rows
 from layerwise.comparison.inside.similarity import MEASURES, layer_similarity
+from layerwise.data.load import load_dataset
 from layerwise.errors import UserError
 from layerwise.interventions.plan import Plan
 from layerwise.interventions.standing import under_plan
 from layerwise.measures.similarity import cka, mutual_neighbours, neighbours_form, procrustes, procrustes_form
 from layerwise.models.batch import make_batch
+from layerwise.models.config import ModelConfig
+from layerwise.models.loading import load_model
 
 similarity = partial(layer_similarity, progress=False)
 
@@ -39,11 +42,30 @@ def many(lines) -> list[str]:
 SITES = ["embed", "resid_post.0", "resid_post.1"]
 
 
+def full_cka(a: list[torch.Tensor], b: list[torch.Tensor]) -> np.ndarray:
+    """Unbiased linear CKA of all tokens at once, every pair of layers: Song et al. 2012, equation 4, written out in NumPy, float64."""
+
+    def gram(x: torch.Tensor) -> np.ndarray:
+        centred = x.double().numpy() - x.double().numpy().mean(0)
+        k = centred @ centred.T
+        np.fill_diagonal(k, 0)
+        return k
+
+    def hsic(k: np.ndarray, other: np.ndarray) -> float:
+        n, sums, others = len(k), k.sum(0), other.sum(0)
+        total = (k * other).sum() + sums.sum() * others.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (sums @ others)
+        return float(total / (n * (n - 3)))
+
+    grams_b = [gram(y) for y in b]
+    return np.array([[hsic(k, o) / np.sqrt(hsic(k, k) * hsic(o, o)) for o in grams_b] for k in map(gram, a)])
+
+
 def test_one_minibatch_is_the_direct_computation(llama, other, lines) -> None:
     found = similarity(llama, other, lines, ["cka", "procrustes", "mutual_knn"], sites=SITES, minibatch=4000)
     a, b = vectors(llama, lines, SITES), vectors(other, lines, SITES)
     assert found.tokens == len(a[0])
-    np.testing.assert_allclose(found.values["cka"], [[cka(x, y) for y in b] for x in a], atol=1e-5)
+    np.testing.assert_allclose(found.values["cka"], full_cka(a, b), atol=1e-5)
+    np.testing.assert_allclose([[cka(x, y) for y in b] for x in a], full_cka(a, b), atol=1e-12)
     direct = [[procrustes(procrustes_form(x), procrustes_form(y)) for y in b] for x in a]
     np.testing.assert_allclose(found.values["procrustes"], direct, atol=1e-5)
     direct = [[mutual_neighbours(neighbours_form(x), neighbours_form(y)) for y in b] for x in a]
@@ -54,7 +76,7 @@ def test_one_minibatch_is_the_direct_computation(llama, other, lines) -> None:
 
 def test_minibatches_estimate_it(llama, other, many, monkeypatch) -> None:
     a, b = vectors(llama, many, SITES), vectors(other, many, SITES)
-    direct = np.array([[cka(x, y) for y in b] for x in a])
+    direct = full_cka(a, b)
     for minibatch, window in ((64, rows_module.WINDOW_BYTES), (128, 4 * 4 * 16 * 600)):
         monkeypatch.setattr(rows_module, "WINDOW_BYTES", window)
         found = similarity(llama, other, many, minibatch=minibatch)
@@ -166,3 +188,16 @@ def test_kernels_take_one_bandwidth_for_all_minibatches(llama, other, many) -> N
         similarity(llama, other, many, ["kernel_cka"], minibatch=size).values["kernel_cka"] for size in (64, 400)
     )
     np.testing.assert_allclose(small, large, atol=0.03)
+
+
+@pytest.mark.slow
+def test_minibatches_of_a_real_model_are_near_the_whole() -> None:
+    """SmolLM2 beside its random twin: minibatches of 128 of some hundred tokens against all of them at once."""
+    a, b = load_model("smollm2"), load_model(ModelConfig(name="smollm2", random_init=True))
+    sentences = load_dataset("topics").texts
+    texts = [" ".join(sentences[start : start + 10]) for start in range(0, 60, 10)]
+    sites = ["resid_post.0", "resid_post.14", "resid_post.29"]
+    found = similarity(a, b, texts, sites=sites, minibatch=128)
+    direct = full_cka(vectors(a, texts, sites), vectors(b, texts, sites))
+    assert found.tokens > 400
+    np.testing.assert_allclose(found.values["cka"], direct, atol=0.02)

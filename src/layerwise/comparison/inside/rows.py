@@ -25,6 +25,7 @@ from layerwise.models.taps import Read, run
 from layerwise.models.tokens import Tokens
 
 WINDOW_BYTES = 128 * 2**20  # of both models' vectors held at once
+CPU_TOKENS = 256  # padded tokens a batch: on a CPU more are no faster, and a window's few texts would all be padded to its longest
 SHARE_OF_A_TEXT = 4  # one text fills a quarter of a window at most: tokens of one text are alike
 
 
@@ -160,7 +161,8 @@ def read_rows(
             [int(starts[-1]) * width for width in known]
         )
         out = {site: block.view(-1, width) for site, block, width in zip(sites, blocks, known, strict=True)}
-    for batch_rows in token_budget_batches(tokens.lengths[numbers], token_budget):
+    budget = token_budget if device.type == "cuda" else min(token_budget, CPU_TOKENS)
+    for batch_rows in token_budget_batches(tokens.lengths[numbers], budget):
         batch = make_batch(model, tokens, numbers[batch_rows])
         lines, columns = [], []
         for line, index in enumerate(batch_rows):

@@ -150,13 +150,14 @@ class _Adding:
 
     @staticmethod
     def _picked(values: dict[str, Tensor], sites: list[str], part: Tensor) -> list[Tensor]:
-        return [values[site][part.to(values[site].device)].double() for site in sites]
+        return [values[site][part.to(values[site].device)] for site in sites]
 
     def _grams(self, name: str, side: str, sites: list[str], values: list[Tensor]) -> list[Tensor]:
         if name == "cka":
+            # About their mean float32 is enough: the sums over minibatches are float64.
             return [linear_kernel(x - x.mean(0)) for x in values]
         grams = []
-        for site, x in zip(sites, values, strict=True):
+        for site, x in zip(sites, (x.double() for x in values), strict=True):
             # One kernel for all minibatches, or their estimates would be of different things.
             if (side, site) not in self.bandwidths:
                 self.bandwidths[side, site] = median_distance(x) or 1.0
