@@ -123,9 +123,10 @@ class Scatter:
                     hovertemplate=f"%{{text}}<br>{self.x_label} %{{x:.3f}}<br>{self.y_label} %{{y:.3f}}<extra>{name}</extra>",
                 )
             )  # fmt: skip
-        figure.update_xaxes(title=self.x_label, range=[low, high])
-        figure.update_yaxes(title=self.y_label, range=[low, high])
-        return styled(figure, self.title).update_layout(height=640)
+        figure.update_xaxes(title=self.x_label, range=[low, high], constrain="domain")
+        figure.update_yaxes(title=self.y_label, range=[low, high], constrain="domain", scaleanchor="x")
+        side_by_side = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
+        return styled(figure, self.title).update_layout(height=760, margin={"t": 90}, legend=side_by_side)
 
     def picture(self) -> Picture:
         low, high = self._ends()

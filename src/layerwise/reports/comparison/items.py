@@ -26,6 +26,9 @@ _STYLE = """
 td.wrong { background: rgba(217,120,20,.3); } .features { color: #595959; font: .85rem/1.6 system-ui, sans-serif; }
 .continuation { font: .9rem/1.5 system-ui, sans-serif; margin: .2rem 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 """
+_COLUMNS = (
+    "td.long { max-width: 20rem; min-width: 11rem; }"  # many columns: what is long must not push the rest out of sight
+)
 _TABLE = """
 "use strict";
 const found = JSON.parse(document.getElementById("data").textContent);
@@ -63,7 +66,7 @@ def items_page(items: Sequence[ShownItem], score: str, title: str) -> str:
     """
     if not items:
         raise UserError("there are no items to show.")
-    about = f'<div class="legend"><span>{escape(score)} of each option</span><span class="bar" style="background:rgba(59,111,182,.22)"></span>'
+    about = f'<div class="legend"><span>{escape(score)}</span><span class="bar" style="background:rgba(59,111,182,.22)"></span>'
     about += '<span>chosen</span><span class="bar" style="background:rgba(217,120,20,.3)"></span><span>chosen, and wrong</span></div>'
     return page(title, [about if any(item.options for item in items) else "", *map(_block, items)], _STYLE)
 
@@ -85,7 +88,7 @@ def table_page(frame: pd.DataFrame, title: str, note: str = "") -> str:
     embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{style}</style></head>\n'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{style}{_COLUMNS}</style></head>\n'
         f"<body><main><h1>{escape(title)}</h1><p class='soft'>{escape(note + rest)}</p><section></section></main>\n"
         f'<script id="data" type="application/json">{embedded}</script>\n<script>{script}</script>\n<script>{_TABLE}</script></body></html>\n'
     )
