@@ -62,6 +62,15 @@ class TestRows:
         with pytest.raises(IndexError):
             rows[3]
 
+    @pytest.mark.parametrize("lengths", [(3, 1, 2), (4, 4, 4)])
+    def test_a_batch_is_its_rows(self, lengths: tuple[int, ...]) -> None:
+        rows = one_a_row(coded(*lengths))
+        for wanted in ([2, 0, 1], [1], [0, 0]):
+            for row, found in zip((rows[place] for place in wanted), rows.__getitems__(wanted), strict=True):
+                assert {name: value.tolist() for name, value in found.items()} == {
+                    name: value.tolist() for name, value in row.items()
+                }
+
     def test_padding_is_that_of_transformers(self, tiny_tokenizer) -> None:
         rows = [one_a_row(coded(3, 1, 5))[place] for place in range(3)]
         batch = pad(rows, pad_id=0)

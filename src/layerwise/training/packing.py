@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from layerwise.errors import UserError
@@ -46,6 +47,18 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         ids = self.tokens[piece].long()
         return {"input_ids": ids, "labels": torch.where(self.counted[piece], ids, IGNORED)}
 
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Several rows, gathered at once: torch's loaders ask for a batch this way."""
+        starts, lengths = self.starts[list(rows)], self.lengths[list(rows)]
+        places = starts[:, None] + torch.arange(int(lengths.max()))
+        places.clamp_(max=len(self.tokens) - 1)  # behind a shorter row, which is cut below
+        ids = self.tokens[places].long()
+        labels = torch.where(self.counted[places], ids, IGNORED)
+        return [
+            {"input_ids": ids[place, :length], "labels": labels[place, :length]}
+            for place, length in enumerate(lengths.tolist())
+        ]
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything, by name, as it is saved."""
         return {"tokens": self.tokens, "counted": self.counted, "starts": self.starts, "lengths": self.lengths}
@@ -53,19 +66,13 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
 def pad(rows: Sequence[dict[str, torch.Tensor]], pad_id: int) -> dict[str, torch.Tensor]:
     """A batch of rows, padded on the right: ``input_ids``, ``labels`` and ``attention_mask``, each (rows, longest) int64."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    shape = (len(rows), longest)
-    batch = {
-        "input_ids": torch.full(shape, pad_id),
-        "labels": torch.full(shape, IGNORED),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
+    ids = [row["input_ids"] for row in rows]
+    lengths = torch.tensor([len(row) for row in ids])
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "labels": pad_sequence([row["labels"] for row in rows], batch_first=True, padding_value=IGNORED),
+        "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
     }
-    for place, row in enumerate(rows):
-        length = len(row["input_ids"])
-        batch["input_ids"][place, :length] = row["input_ids"]
-        batch["labels"][place, :length] = row["labels"]
-        batch["attention_mask"][place, :length] = 1
-    return batch
 
 
 def one_a_row(samples: Iterable[Coded]) -> Rows:
