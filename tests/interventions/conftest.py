@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # families.py: one set of tiny models for all tests
+sys.path.insert(0, str(Path(__file__).parent / "sweeps"))  # sweeps_pairs.py
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,13 @@ def speaking(tiny_model_folder: Path):
     from layerwise.models.loading import load_model
 
     return load_model(ModelConfig(name=str(tiny_model_folder)))
+
+
+@pytest.fixture(scope="session")
+def asked(speaking):
+    """Four pairs of two lengths, as the tiny model sees them."""
+    from sweeps_pairs import make_pairs
+
+    from layerwise.interventions.sweeps.asked import ask
+
+    return ask(speaking, make_pairs())

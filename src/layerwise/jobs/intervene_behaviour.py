@@ -63,14 +63,16 @@ def divide(config: InterveneConfig, question: Question, texts: DatasetConfig | N
     return Made(None, None, pairs.select(found_in), pairs.select(held), None)
 
 
-def begin(config: InterveneConfig, model: LanguageModel, made: Made, tracker: Tracker, **identity: str) -> AskedPairs:
-    """The prompts as the model sees them; ends the job where a finished run did the same."""
+def begin(
+    config: InterveneConfig, model: LanguageModel, made: Made, tracker: Tracker, **identity: str
+) -> tuple[AskedPairs, str]:
+    """The prompts as the model sees them, and a digest of all that the work depends on; ends the job where a finished run did the same."""
     from layerwise.interventions.sweeps.asked import ask
 
     kind = config.intervention.kind
     fitted: Any = made.fitted if made.fitted is not None else made.pairs_fitted
     data = "+".join((fitted.digest(), made.asked.digest()))
-    tracker.begin(model=model.fingerprint, data=data, **identity)
+    key = tracker.begin(model=model.fingerprint, data=data, **identity)
     tracker.language_model(model)
     tracker.tags({"intervention": kind, "dataset": made.asked.name, "metric": config.metric})
     tracker.name(f"{kind}: {model.name} on {made.asked.name}")
@@ -79,7 +81,7 @@ def begin(config: InterveneConfig, model: LanguageModel, made: Made, tracker: Tr
     asked = ask(model, made.asked)
     for note in (*fitted.notes, *asked.notes):
         print(f"note: {note}", file=sys.stderr)
-    return asked
+    return asked, key
 
 
 def two_classes(dataset: TextDataset) -> Tensor:

@@ -34,6 +34,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     from layerwise.interventions.steering.config import CausalCheck
     from layerwise.interventions.steering.doses import random_directions
     from layerwise.interventions.sweeps.asked import ask
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.progress import Progress
     from layerwise.tracking.lineage import probe_uri, record_probe
     from layerwise.tracking.servable import load_probe
@@ -47,7 +48,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     site = need_linear(attached, settings.vector != "means")
     fitted, held_out = _texts(config, tracker, uri)
     pairs, labels = _prompts(config, settings, held_out)
-    tracker.begin(model=model.fingerprint, data=pairs.digest(), fitted=fitted.digest(), probe=uri)
+    key = tracker.begin(model=model.fingerprint, data=pairs.digest(), fitted=fitted.digest(), probe=uri)
     tracker.language_model(model)
     record_probe(tracker, uri)
     tracker.dataset(pairs, "prompts")
@@ -62,10 +63,11 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
         for number, name in enumerate(settings.control)
     }
     runs = (1 + settings.random * len(controls)) * (len(settings.strengths) + 1) * len(asked)
-    with Progress("causal check", runs, "run") as progress:
+    with Ledgers(key) as ledgers, Progress("causal check", runs, "run") as progress:
         found = check_direction(
             asked, site, direction, controls, settings.strengths, config.metric, positions=settings.positions,
-            mean=rows.mean(0), token_budget=config.token_budget, done=progress.advance,
+            mean=rows.mean(0), token_budget=config.token_budget, ledgers=ledgers,
+            done=progress.advance,
         )  # fmt: skip
     title = f"{settings.vector.capitalize()} of the probe at {site} of {model.name}"
     tracker.name(f"causal check: {title}")

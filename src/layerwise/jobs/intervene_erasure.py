@@ -29,9 +29,12 @@ NOTHING = "nothing erased"
 
 def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) -> str:
     """Fit, probe again, ask, price, record; returns the summary."""
+    import torch
+
     from layerwise.interventions.erasure.config import Erasure
     from layerwise.interventions.erasure.sites import as_plan
     from layerwise.interventions.metrics import metric_entry
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.progress import Progress
     from layerwise.reports.interventions.erasure import erasure_charts
     from layerwise.tracking.servable_steered import log_steered
@@ -46,20 +49,25 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     assert made.held_out is not None
     if made.fitted.task != "classification":
         raise UserError(f"{made.fitted.name!r} has no classes: erasure needs texts with a class each.")
-    asked = begin(config, model, made, tracker)
+    asked, key = begin(config, model, made, tracker)
     fitted, held_out = (
         labelled(model, texts, settings.tokens, config.token_budget) for texts in (made.fitted, made.held_out)
     )
     arms = list(fitted_arms(config, settings, model, fitted))
     rows, tables = [], []
-    with Progress("erasure", len(arms) + 1, "arm") as progress:
-        for method, site, erasers in [(NOTHING, "", {}), *arms]:
-            found = decodable(model, erasers, fitted, held_out)
-            tables.append(found.assign(method=method, site=site))
+    with Ledgers(key) as ledgers, Progress("erasure", len(arms) + 1, "arm") as progress:
+        ledger = ledgers.open("arms", len(arms) + 1, 2 + 2 * model.sites.n_layers)
+        for number, (method, site, erasers) in enumerate([(NOTHING, "", {}), *arms]):
+            if np.isnan(ledger.values[number]).any():
+                scores = decodable(model, erasers, fitted, held_out)
+                measured = np.array([*behaviour(config, settings, asked, erasers), *scores.T.ravel()])
+                ledger.put([number], np.arange(len(measured)), torch.from_numpy(measured)[None])
+            (effect, perplexity), scores = ledger.values[number, :2], ledger.values[number, 2:].reshape(2, -1)
+            found = pd.DataFrame({"accuracy": scores[0], "training_accuracy": scores[1]})
+            tables.append(found.rename_axis("layer").reset_index().assign(method=method, site=site))
             layer = -1 if not site else model.sites.layer_of(site)
             rank = max((eraser.rank for eraser in erasers.values()), default=0)
-            effect, perplexity = behaviour(config, settings, asked, erasers)
-            rows.append((method, site, layer, rank, effect, perplexity))
+            rows.append((method, site, layer, rank, float(effect), float(perplexity)))
             progress.advance()
     table = pd.DataFrame(rows, columns=["method", "site", "layer", "rank", "effect", "perplexity"])
     probes = pd.concat(tables, ignore_index=True)
@@ -122,20 +130,18 @@ def fitted_arms(
     return arms
 
 
-def decodable(model: LanguageModel, erasers: Erasers, fitted: list[Labelled], held_out: list[Labelled]) -> pd.DataFrame:
-    """By layer, the accuracy of a ridge probe fitted to the residuals of the last token with the erasers in place, on texts it did not see."""
+def decodable(model: LanguageModel, erasers: Erasers, fitted: list[Labelled], held_out: list[Labelled]) -> np.ndarray:
+    """(layers, 2): the accuracy of a ridge probe fitted to the residuals of the last token with the erasers in place, on texts it did not
+    see, and on those it was fitted to."""
     from layerwise.probes.penalised import RidgeClassifierProbe
 
     seen, new = (_last_residuals(model, erasers, texts) for texts in (fitted, held_out))
     rows = []
     for site, values in seen[0].items():
         probe = RidgeClassifierProbe().fit(values, seen[1])
-        score = [
-            float((probe.predict(part) == labels).mean())
-            for part, labels in ((new[0][site], new[1]), (values, seen[1]))
-        ]
-        rows.append((model.sites.layer_of(site), *score))
-    return pd.DataFrame(rows, columns=["layer", "accuracy", "training_accuracy"])
+        both = ((new[0][site], new[1]), (values, seen[1]))
+        rows.append([float((probe.predict(part) == labels).mean()) for part, labels in both])
+    return np.array(rows)
 
 
 def _last_residuals(

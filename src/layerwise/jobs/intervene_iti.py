@@ -32,6 +32,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     """Probe the heads, choose, shift, compare with chance, write, record; returns the summary."""
     from layerwise.interventions.steering.config import ITI
     from layerwise.interventions.steering.sweep import dose_places, runs_of, stacked
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.jobs.intervene_steering import record
     from layerwise.progress import Progress
     from layerwise.reports.interventions.heads import head_map
@@ -44,7 +45,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     made = divide(config, settings.question, config.texts)
     assert made.fitted is not None
     labels = two_classes(made.fitted)
-    asked = begin(config, model, made, tracker)
+    asked, key = begin(config, model, made, tracker)
     rows = rows_of(model, made.fitted, ["z.*"], settings.read, config.store)
     heads = score_heads(model, rows, made.fitted, config.seed)
     chosen = heads.sort_values(["accuracy", "layer", "head"], ascending=[False, True, True]).head(settings.heads)
@@ -58,10 +59,11 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     name, place = f"the best {len(shifts)} heads", stacked(shifts)
     neutral = neutral_texts(settings.neutral)
     runs = runs_of(asked, neutral, 1 + settings.random, settings.strengths)
-    with Progress("iti", runs, "run") as progress:
+    with Ledgers(key) as ledgers, Progress("iti", runs, "run") as progress:
         dosed = dose_places(
             asked, neutral, {name: place, "random": random_shifts(shifts, settings.random, config.seed)}, settings.strengths,
-            config.metric, positions=settings.positions, token_budget=config.token_budget, done=progress.advance,
+            config.metric, positions=settings.positions, token_budget=config.token_budget, ledgers=ledgers,
+            done=progress.advance,
         )  # fmt: skip
     chance = dosed.pop("random")
     best = ", ".join(f"{row.layer}.{row.head} {row.accuracy:.2f}" for row in chosen.head(8).itertuples())

@@ -35,13 +35,14 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     from layerwise.interventions.steering.config import Steering
     from layerwise.interventions.steering.doses import random_directions
     from layerwise.interventions.steering.sweep import dose_places, runs_of, stacked
+    from layerwise.interventions.sweeps.ledger import Ledgers
     from layerwise.progress import Progress
 
     settings: Any = config.intervention
     assert isinstance(settings, Steering)
     model = need_model(config, model)
     found = Found.of(config, settings, model, tracker)
-    asked = begin(config, model, found.made, tracker, **found.identity)
+    asked, key = begin(config, model, found.made, tracker, **found.identity)
     if found.probe is not None:
         from layerwise.tracking.lineage import record_probe
 
@@ -50,15 +51,13 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     places = {site: stacked({site: vector}) for site, vector in found.directions(model).items()}
     arguments: dict[str, Any] = {"positions": settings.positions, "token_budget": config.token_budget}
     runs = runs_of(asked, neutral, len(places) + settings.random, settings.strengths)
-    with Progress("steering", runs, "run") as progress:
-        dosed = dose_places(
-            asked, neutral, places, settings.strengths, config.metric, done=progress.advance, **arguments
-        )
+    with Ledgers(key) as ledgers, Progress("steering", runs, "run") as progress:
+        arguments |= {"ledgers": ledgers, "done": progress.advance}
+        dosed = dose_places(asked, neutral, places, settings.strengths, config.metric, **arguments)
         best = max(dosed, key=lambda site: abs(float(dosed[site].doses.slopes()[0].mean())))
+        name = f"{RANDOM} at {best}"
         random = {best: random_directions(places[best][best][0], settings.random, config.seed)}
-        chance = dose_places(
-            asked, neutral, {best: random}, settings.strengths, config.metric, done=progress.advance, **arguments
-        )[best]
+        chance = dose_places(asked, neutral, {name: random}, settings.strengths, config.metric, **arguments)[name]
     by_layer = {model.sites.layer_of(site): float(one.doses.slopes()[0].mean()) for site, one in dosed.items()}
     if len(by_layer) == len(dosed) > 1:
         tracker.curve("curve/slope", {int(layer or 0): slope for layer, slope in by_layer.items()})

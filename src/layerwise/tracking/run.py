@@ -76,14 +76,16 @@ class Tracker:
 
     # -- the run itself
 
-    def begin(self, **identity: str) -> None:
+    def begin(self, **identity: str) -> str:
         """Say what this run works on (``model=model.fingerprint, data=dataset.digest()``) before the work starts.
 
-        Raises Reused, which ends the job, where a finished run has the same job, config, code and identity, unless forced.
+        Returns the fingerprint of this work. Raises Reused, which ends the job, where a finished run has the same job, config, code and
+        identity, unless forced.
         """
         mark = self.look(**identity)
         digests = {"data_digest": identity["data"]} if "data" in identity else {}
         self.tags({"fingerprint": mark, **digests})
+        return mark
 
     def look(self, **identity: str) -> str:
         """The fingerprint of this work; raises Reused where a finished run has it. Nothing is written."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from layerwise.interventions.side_by_side import marked, read_prompts
 from layerwise.interventions.steering.doses import AgainstRandom, Doses, against_random, give_doses, project_out
 from layerwise.interventions.sweeps.asked import AskedPairs
+from layerwise.interventions.sweeps.ledger import Ledgers, Share
 
 OWN = "own"
 
@@ -77,6 +78,7 @@ def check_direction(
     positions: str = "all",
     mean: Tensor | None = None,
     token_budget: int | None = None,
+    ledgers: Ledgers | None = None,
     done: Callable[[int], None] = lambda runs: None,
 ) -> Checked:
     """Add ``direction`` (width,) and every control (r, width) at a site, in every dose, to the clean prompts; then project each out.
@@ -84,10 +86,14 @@ def check_direction(
     Args:
         positions: the tokens of each prompt that are acted on.
         mean: (width,), what the component becomes when a direction is projected out; 0 without it.
+        ledgers: where values go, and what is known of them already.
         done: is told how many runs, one for each prompt and change, each forward has finished.
     """
     vectors = torch.cat([direction[None], *(control.to(direction) for control in controls.values())]).float()
     kinds = [OWN, *(name for name, control in controls.items() for _ in range(len(control)))]
+    ledgers = ledgers or Ledgers()
+    added = ledgers.open("added", len(strengths) * len(vectors), len(asked))
+    out = ledgers.open("removed", len(vectors), len(asked))
     parts, removed, order = [], [], []
     for rows in asked.chunks(token_budget):
         rerun = read_prompts(asked, metric, rows, token_budget)
@@ -96,9 +102,11 @@ def check_direction(
         def finished(copies: int, rows: np.ndarray = rows) -> None:
             done(copies * len(rows))
 
-        parts.append(give_doses(rerun, {site: vectors}, strengths, where=where, done=finished))
+        known = Share(added, rows, len(added.values))
+        parts.append(give_doses(rerun, {site: vectors}, strengths, where=where, known=known, done=finished))
         means = None if mean is None else {site: mean}
-        removed.append(project_out(rerun, {site: vectors}, means=means, where=where, done=finished))
+        known = Share(out, rows, len(vectors))
+        removed.append(project_out(rerun, {site: vectors}, means=means, where=where, known=known, done=finished))
         order.append(rows)
     rows = np.concatenate(order)
     back = np.argsort(rows)
