@@ -420,9 +420,19 @@ def test_a_killed_training_goes_on_where_it_was(
 def test_two_processes_train_as_one(
     database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes, begun as `accelerate launch` begins them on several GPUs: one run, and the curve of one with a batch twice as large."""
+    """Two processes of `accelerate launch`: one run, and the curve of one with a batch twice as large."""
     monkeypatch.chdir(tmp_path)
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    launch = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+    )
     base = [*SMALL, "--training.steps", "12", "--evaluation.every", "6", "--evaluation.log_every", "1", "--seed", "5"]
     base[base.index("--training.batch_size") + 1] = "8"
     process = command(database, *base, before=launch)
