@@ -51,8 +51,23 @@ def test_the_check_is_joined_to_its_probe_and_says_what_random_directions_do(
         low, middle, high = (run.data.metrics[f"{name}/{end}"] for end in ("effect_low", "effect", "effect_high"))
         assert low <= middle <= high
         assert run.data.metrics[f"{name}/p_sphere"] in (0.25, 0.5, 0.75, 1.0)
+    means = texts.groupby("label")[["clean", "removed"]].mean()
+    closer = (means.loc[1] - means.loc[0]) @ [1, -1]
+    np.testing.assert_allclose(run.data.metrics["closed/effect"], closer, atol=1e-5)
     figures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
-    assert {"figures/dose_response.html", "figures/projected_out.png"} <= figures
+    assert {"figures/dose_response.html", "figures/projected_out.png", "figures/classes.html"} <= figures
+
+
+def test_it_acts_on_the_words_that_a_probe_of_spans_reads(
+    run_job: Callable[..., Any], client: Any, tmp_path: Path
+) -> None:
+    reads = made(run_job, client, "--probe", "ridge", "--poolers", "span")
+    flags = ("--intervention.probe", reads, "--intervention.question.prompt", "He says: {text} Yes or no?")
+    run = run_job("intervene", *CHECK, *flags)
+    summary = Path(client.download_artifacts(run.info.run_id, "summary.txt", str(tmp_path))).read_text()
+    assert "acted on at part:span" in summary
+    assert "false: " in summary
+    assert "the classes come closer by" in summary
 
 
 def test_pairs_take_the_place_of_the_question(probe: str, run_job: Callable[..., Any], client: Any) -> None:
@@ -103,6 +118,7 @@ def test_a_probe_of_a_search_is_checked_on_what_the_search_held_out(
         (("--intervention.strengths", "0,1"), "none of them 0"),
         (("--intervention.question.prompt", "Is it?"), "holds {text} once"),
         (("--intervention.positions", "part:country"), "country"),
+        (("--intervention.question", "null"), "say which of their tokens"),
         (("--metric", "logit_diference"), "logit_difference"),
     ],
 )

@@ -52,7 +52,7 @@ def divide(config: InterveneConfig, question: Question, texts: DatasetConfig | N
     if texts is not None:
         dataset = load_dataset(texts)
         fitted, held_out = (dataset.select(rows) for rows in train_test(dataset, HELD_OUT, config.seed))
-        asked = ask_about(held_out.texts, question, held_out.groups, dataset.name)
+        asked = ask_about(held_out.texts, question, held_out.groups, dataset.name, held_out.spans)
         return Made(fitted, held_out, None, asked, held_out.labels)
     pairs = load_pairs(config.pairs)
     groups = np.arange(len(pairs)) if pairs.groups is None else pairs.groups

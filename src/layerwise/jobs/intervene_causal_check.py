@@ -7,9 +7,11 @@ along random directions of the same length; see whether behaviour moves, by more
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from layerwise.errors import UserError
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from layerwise.models.model import LanguageModel
     from layerwise.tracking.run import Tracker
     from layerwise.tracking.servable import AttachedProbe
+
+VECTORS = {"weights": "The probe's weights", "pattern": "The probe's pattern", "means": "Difference of the class means"}
 
 
 def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) -> str:
@@ -46,8 +50,10 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     attached = load_probe(uri, model)
     model = attached.model
     site = need_linear(attached, settings.vector != "means")
+    positions = settings.positions or where_it_reads(attached, settings)
     fitted, held_out = _texts(config, tracker, uri)
-    pairs, labels = _prompts(config, settings, held_out)
+    pairs, about = _prompts(config, settings, held_out)
+    labels = None if about is None else about.labels
     key = tracker.begin(model=model.fingerprint, data=pairs.digest(), fitted=fitted.digest(), probe=uri)
     tracker.language_model(model)
     record_probe(tracker, uri)
@@ -65,11 +71,11 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     runs = (1 + settings.random * len(controls)) * (len(settings.strengths) + 1) * len(asked)
     with Ledgers(key) as ledgers, Progress("causal check", runs, "run") as progress:
         found = check_direction(
-            asked, site, direction, controls, settings.strengths, config.metric, positions=settings.positions,
-            mean=rows.mean(0), token_budget=config.token_budget, ledgers=ledgers,
+            asked, site, direction, controls, settings.strengths, config.metric, positions=positions,
+            mean=rows.mean(0), labels=labels, token_budget=config.token_budget, ledgers=ledgers,
             done=progress.advance,
         )  # fmt: skip
-    title = f"{settings.vector.capitalize()} of the probe at {site} of {model.name}"
+    title = f"{VECTORS[settings.vector]} at {site} of {model.name}"
     tracker.name(f"causal check: {title}")
     tracker.tags(
         {
@@ -84,9 +90,9 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     spread = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
     tracker.metrics({"direction/length": length, "activations/spread": spread})
     lines = [
-        f"{uri}: {title}, {found.doses.clean.size} prompts of {pairs.name}, acted on at {settings.positions}",
+        f"{uri}: {title}, {found.doses.clean.size} prompts of {pairs.name}, acted on at {positions}",
         f"strength 1 is {length:.2f} long; activations lie {spread:.1f} from their mean",
-        *_record(found, asked.pairs, labels, config, tracker, title),
+        *_record(found, asked.pairs, () if about is None else about.label_names, config, tracker, title),
     ]
     return "\n".join(lines)
 
@@ -107,6 +113,16 @@ def need_linear(attached: AttachedProbe, weights: bool = True) -> str:
             "Take a linear one, or say intervention.vector=means."
         )
     return str(probe.sites[0])
+
+
+def where_it_reads(attached: AttachedProbe, settings: CausalCheck) -> str:
+    """The tokens of a question's text that the probe reads, as positions. Raises UserError where pairs are asked, whose parts are others."""
+    if settings.question is None:
+        raise UserError(
+            "where pairs are asked, say which of their tokens are acted on: intervention.positions, such as last."
+        )
+    kind = str(attached.probe.pooler).partition("@")[0]
+    return {"last": "part:text:last", "span": "part:span"}.get(kind, "part:text")
 
 
 def probe_direction(
@@ -148,8 +164,8 @@ def _texts(config: InterveneConfig, tracker: Tracker, uri: str) -> tuple[TextDat
 
 def _prompts(
     config: InterveneConfig, settings: CausalCheck, held_out: TextDataset
-) -> tuple[PromptPairs, np.ndarray | None]:
-    """The prompts, and of texts that are asked about their labels."""
+) -> tuple[PromptPairs, TextDataset | None]:
+    """The prompts, and the texts that they ask about."""
     from layerwise.data.pairs.load import load_pairs
     from layerwise.interventions.steering.questions import ask_about
 
@@ -157,32 +173,28 @@ def _prompts(
         return load_pairs(config.pairs), None
     rows = np.random.default_rng(config.seed).permutation(len(held_out))[: settings.limit]
     chosen = held_out.select(np.sort(rows))
-    return ask_about(chosen.texts, settings.question, chosen.groups, held_out.name), chosen.labels
+    return ask_about(chosen.texts, settings.question, chosen.groups, held_out.name, chosen.spans), chosen
 
 
 def _record(
-    found: Checked, pairs: PromptPairs, labels: np.ndarray | None, config: InterveneConfig, tracker: Tracker, title: str
+    found: Checked, pairs: PromptPairs, names: Sequence[str], config: InterveneConfig, tracker: Tracker, title: str
 ) -> list[str]:
     """Metrics, tables and figures; the lines that say what came out."""
     from layerwise.interventions.metrics import metric_entry
     from layerwise.measures.statistics import mean_interval
-    from layerwise.reports.interventions.causal_check import causal_check_charts
+    from layerwise.reports.interventions.causal_check import causal_check_charts, class_chart
 
     words, clean = metric_entry(config.metric).words, found.doses.clean
     lines = [f"{words}: {clean.mean():+.3f} as it is"]
     texts = found.texts()
     texts.insert(1, "text", pairs.clean)
-    if labels is not None:
-        texts.insert(2, "label", labels)
-        means = {label: float(clean[labels == label].mean()) for label in (1, 0)}
-        tracker.metrics({f"clean/{config.metric}_class_{label}": value for label, value in means.items()})
-        lines[0] += f" ({means[1]:+.3f} of the second class, {means[0]:+.3f} of the first)"
     tracker.metrics({f"clean/{config.metric}": float(clean.mean())})
-    for name, against in (("added", found.added_against), ("removed", found.removed_against)):
+    for name, against in _AGAINST.items():
         for control in found.controls:
-            result = against(control, config.seed)
-            tracker.metrics(_metrics(name, control, result))
-            lines.append(_line(name, control, result))
+            result = getattr(found, against)(control, config.seed)
+            if result is not None:
+                tracker.metrics(_metrics(name, control, result))
+                lines.append(_line(name, control, result))
     bands = {}
     for strength, effects in zip(found.doses.strengths, found.doses.effects[0], strict=True):
         interval = mean_interval(effects, bounds=(-np.inf, np.inf), seed=config.seed)
@@ -190,8 +202,40 @@ def _record(
     table = found.table()
     tracker.table(table, "doses")
     tracker.table(texts, "prompts")
-    for name, chart in causal_check_charts(table, bands, config.metric.replace("_", " "), title).items():
+    charts = causal_check_charts(table, bands, config.metric.replace("_", " "), title)
+    if found.gap is not None:
+        classes = _classes(texts, found.doses.strengths, names)
+        tracker.metrics(
+            {f"clean/{config.metric}_class_{label}": float(clean[found.labels == label].mean()) for label in (0, 1)}
+        )
+        charts["classes"] = class_chart(classes, config.metric.replace("_", " "), title)
+        lines[1:1] = _class_lines(classes, found.gap)
+    for name, chart in charts.items():
         tracker.figure(chart, name)
+    return lines
+
+
+_AGAINST = {"added": "added_against", "removed": "removed_against", "closed": "closed_against"}
+
+
+def _classes(texts: pd.DataFrame, strengths: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """A row for each class and strength, 0 among them: the metric of the class's texts, with its interval over them."""
+    from layerwise.measures.statistics import mean_interval
+
+    rows = []
+    for label, name in enumerate(names):
+        for strength in sorted([0.0, *strengths]):
+            values = texts.loc[texts["label"] == label, f"strength_{strength:g}" if strength else "clean"]
+            interval = mean_interval(values.to_numpy(), bounds=(-np.inf, np.inf))
+            rows.append((name, strength, interval.estimate, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["class", "strength", "value", "low", "high"])
+
+
+def _class_lines(classes: pd.DataFrame, gap: float) -> list[str]:
+    """Of each class, the metric in every dose."""
+    lines = [f"as it is, the two classes are {gap:+.3f} apart; by strength of the probe's direction:"]
+    for name, rows in classes.groupby("class", sort=False):
+        lines.append(f"  {name}: " + ", ".join(f"{row.value:+.2f} at {row.strength:+g}" for row in rows.itertuples()))
     return lines
 
 
@@ -206,7 +250,10 @@ def _metrics(name: str, control: str, result: AgainstRandom) -> dict[str, float]
 
 
 def _line(name: str, control: str, result: AgainstRandom) -> str:
-    what = "added, per unit of strength" if name == "added" else "projected out"
+    what = {
+        "added": "added, per unit of strength", "removed": "projected out",
+        "closed": "projected out, the classes come closer by",
+    }[name]  # fmt: skip
     own = f"{what}: {result.own.estimate:+.4f} [{result.own.low:+.4f}, {result.own.high:+.4f}]"
     if not result.random.any():
         return f"{own}; random directions ({control}) do nothing at all: no later token sees what is changed there"

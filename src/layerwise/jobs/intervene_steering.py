@@ -251,7 +251,7 @@ def _of_probe(config: InterveneConfig, settings: Steering, model: LanguageModel,
     attached = load_probe(uri, model)
     site = need_linear(attached)
     fitted, held_out = texts_of(tracker.server, uri)
-    asked = ask_about(held_out.texts, settings.question, held_out.groups, held_out.name)
+    asked = ask_about(held_out.texts, settings.question, held_out.groups, held_out.name, held_out.spans)
     made = Made(fitted, held_out, None, asked, held_out.labels)
     sites = list(model.sites.expand(settings.sites)) if settings.sites else [site]
 

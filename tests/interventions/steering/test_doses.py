@@ -93,6 +93,16 @@ def test_what_is_no_dose_is_refused(width: int, strengths: tuple[float, ...], me
         give_doses(rerun(model, batch_of(model, 4)), {"resid_post.0": torch.ones(1, width)}, strengths)
 
 
+def test_with_labels_it_is_the_distance_of_the_classes_that_counts() -> None:
+    """What moves both classes towards each other has no mean over all texts; the value is worked out by hand."""
+    values = np.array([[1.0, 3.0, -2.0, -2.0, -2.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0]])
+    found = against_random(values, labels=np.array([0, 0, 1, 1, 1]))
+    assert found.own.estimate == pytest.approx(4)
+    np.testing.assert_allclose(found.random, [0, 0.5])
+    assert found.own.low <= 4 <= found.own.high
+    assert found.p == pytest.approx(1 / 3)
+
+
 def test_without_a_random_direction_there_is_no_check() -> None:
     with pytest.raises(UserError, match="at least one"):
         against_random(np.ones((1, 3)))

@@ -23,13 +23,14 @@ class Checked:
     """What one direction and its controls do to n prompts.
 
     kinds: of each direction, ``own`` first, then the name of its control. doses: when added. removed: (directions, n), how far the metric
-    moves when a direction is projected out. groups: (n,) prompts that belong together.
+    moves when a direction is projected out. groups: (n,) prompts that belong together. labels: (n,) 0 or 1, of prompts about labelled texts.
     """
 
     kinds: np.ndarray
     doses: Doses
     removed: np.ndarray
     groups: np.ndarray | None
+    labels: np.ndarray | None = None
 
     @property
     def controls(self) -> list[str]:
@@ -43,6 +44,22 @@ class Checked:
     def removed_against(self, control: str, seed: int = 0) -> AgainstRandom:
         """The effect of projecting out, against that of one kind of random direction."""
         return against_random(self.removed[self._with(control)], self.groups, seed=seed)
+
+    @property
+    def gap(self) -> float | None:
+        """How far apart the metric is after texts of the two classes, as it is; None without labels, or with texts of one class alone."""
+        if self.labels is None or len(np.unique(self.labels)) < 2:
+            return None
+        return float(self.doses.clean[self.labels == 1].mean() - self.doses.clean[self.labels == 0].mean())
+
+    def closed_against(self, control: str, seed: int = 0) -> AgainstRandom | None:
+        """How far that gap closes when the direction is projected out, against one kind of random direction; None where there is no gap.
+
+        Projecting out carries both classes to one place, so that the metric of all texts together need not move where each one's does.
+        """
+        if self.gap is None:
+            return None
+        return against_random(self.removed[self._with(control)], self.groups, self.labels, seed=seed)
 
     def _with(self, control: str) -> np.ndarray:
         return (self.kinds == OWN) | (self.kinds == control)
@@ -61,6 +78,8 @@ class Checked:
     def texts(self) -> pd.DataFrame:
         """A row for each prompt: the metric as it is, under every dose of the own direction, and with it projected out."""
         frame = pd.DataFrame({"prompt": np.arange(len(self.doses.clean)), "clean": self.doses.clean})
+        if self.labels is not None:
+            frame.insert(1, "label", self.labels)
         for strength, values in zip(self.doses.strengths, self.doses.values[0], strict=True):
             frame[f"strength_{strength:g}"] = values
         frame["removed"] = self.doses.clean + self.removed[0]
@@ -77,6 +96,7 @@ def check_direction(
     *,
     positions: str = "all",
     mean: Tensor | None = None,
+    labels: np.ndarray | None = None,
     token_budget: int | None = None,
     ledgers: Ledgers | None = None,
     done: Callable[[int], None] = lambda runs: None,
@@ -86,6 +106,7 @@ def check_direction(
     Args:
         positions: the tokens of each prompt that are acted on.
         mean: (width,), what the component becomes when a direction is projected out; 0 without it.
+        labels: (n,) 0 or 1, of prompts about labelled texts.
         ledgers: where values go, and what is known of them already.
         done: is told how many runs, one for each prompt and change, each forward has finished.
     """
@@ -110,5 +131,5 @@ def check_direction(
         order.append(rows)
     rows = np.concatenate(order)
     back = np.argsort(rows)
-    groups = asked.pairs.groups
-    return Checked(np.array(kinds), Doses.joined(parts).ordered(rows), np.concatenate(removed, 1)[:, back], groups)
+    doses = Doses.joined(parts).ordered(rows)
+    return Checked(np.array(kinds), doses, np.concatenate(removed, 1)[:, back], asked.pairs.groups, labels)

@@ -15,7 +15,8 @@ DOSES = (-4.0, -2.0, 2.0, 4.0)
 class Question:
     """What a model is asked about a text, and how it may answer.
 
-    prompt: ``{text}`` stands for the text, which is the part ``text`` of the prompt; whatever else it says is the same for all.
+    prompt: ``{text}`` stands for the text, which is the part ``text`` of the prompt, and the words its dataset points at the part ``span``;
+        whatever else it says is the same for all.
     answers: of the second class, then of the first: what follows the prompt, with the space before it.
     """
 
@@ -36,7 +37,7 @@ class CausalCheck:
     probe: ``runs:/RUN_ID`` (of a probe or a search), ``models:/NAME/1`` or a folder; ``latest`` is the last one logged.
     vector: the probe's ``weights``, their ``pattern`` (Haufe et al. 2014), or the difference of the class ``means`` where it reads.
     question: what the model is asked about the probe's own held-out texts; null takes the pairs' prompts and answers.
-    positions: the tokens of the prompt that are acted on.
+    positions: the tokens of the prompt that are acted on; by default those that the probe reads: the text's last, its span, or all of it.
     strengths: doses; 1 is as far as the class means lie apart along the direction.
     random: how many random directions of each kind.
     control: drawn from the ``sphere``, or as the ``activations`` spread; the first named decides.
@@ -47,7 +48,7 @@ class CausalCheck:
     probe: str = "latest"
     vector: Literal["weights", "pattern", "means"] = "weights"
     question: Question | None = field(default_factory=Question)
-    positions: str = "part:text:last"
+    positions: str | None = None
     strengths: list[float] = field(default_factory=lambda: list(DOSES))
     random: int = 20
     control: list[Literal["sphere", "activations"]] = field(default_factory=lambda: ["sphere", "activations"])

@@ -173,16 +173,27 @@ def _checked(rerun: Rerun, directions: Mapping[str, Tensor]) -> int:
 
 
 def against_random(
-    values: np.ndarray, groups: np.ndarray | None = None, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> AgainstRandom:
     """The first direction's values beside those of the others, which are random: slopes or effects, (1 + r, texts).
 
-    groups: (texts,) of texts that belong together. Raises UserError where there is no random direction.
+    groups: (texts,) of texts that belong together. labels: (texts,) 0 or 1; with them it is not the mean over texts that counts but the
+    mean of class 0 less that of class 1. Raises UserError where there is no random direction.
     """
     if len(values) < 2:
         raise UserError("a direction is checked against random ones: give at least one of them.")
-    own, random = values[0], values[1:].mean(1)
-    intervals = bootstrap(
-        lambda weights: {"own": weights @ own / weights.sum(-1)}, len(own), groups=groups, level=level, seed=seed
-    )
-    return AgainstRandom(intervals["own"], random, permutation_p(abs(float(own.mean())), np.abs(random)))
+    parts = [np.ones(values.shape[1])] if labels is None else [labels == 0, labels == 1]
+
+    def mean(weights: np.ndarray, row: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # a resample without a class has no mean of it
+            first, *rest = (weights @ (part * row) / (weights @ part) for part in parts)
+        return np.asarray(first - rest[0] if rest else first)
+
+    n = values.shape[1]
+    found = bootstrap(lambda weights: {"own": mean(weights, values[0])}, n, groups=groups, level=level, seed=seed)
+    random = np.array([float(mean(np.ones(n), row)) for row in values[1:]])
+    return AgainstRandom(found["own"], random, permutation_p(abs(found["own"].estimate), np.abs(random)))

@@ -32,7 +32,7 @@ def causal_check_charts(
 
     xs = [strengths[place] for place in order]
     lows, highs = ([bands[strength][side] for strength in own["strength"]] for side in (0, 1))
-    lines = [Series("the probe's direction", xs, line(own["effect"].tolist()), line(lows), line(highs))]
+    lines = [Series("this direction", xs, line(own["effect"].tolist()), line(lows), line(highs))]
     for kind, rows in added[added["kind"] != "own"].groupby("kind", sort=False):
         shares = rows.groupby("strength")["effect"].quantile(np.array(MIDDLE)).unstack()
         low, middle, high = (line(shares[share].tolist()) for share in MIDDLE)
@@ -42,8 +42,20 @@ def causal_check_charts(
         NAMES[str(kind)]: rows["effect"].to_numpy()
         for kind, rows in removed[removed["kind"] != "own"].groupby("kind", sort=False)
     }
-    mark = {"the probe's direction": float(removed.loc[removed["kind"] == "own", "effect"].iloc[0])}
+    mark = {"this direction": float(removed.loc[removed["kind"] == "own", "effect"].iloc[0])}
     return {
         "dose_response": LineChart(f"{title}: added", "strength (1: from one class mean to the other)", change, lines, {"as it is": 0.0}),
         "projected_out": Histogram(f"{title}: projected out", f"{change}, random directions counted", groups, mark, bins=12),
     }  # fmt: skip
+
+
+def class_chart(classes: pd.DataFrame, metric: str, title: str) -> LineChart:
+    """The metric after texts of each class over strength: does a unit carry one class to where the other is?
+
+    classes: a row for each class and strength, with ``class``, ``strength``, ``value``, ``low`` and ``high``.
+    """
+    series = []
+    for name, rows in classes.groupby("class", sort=False):
+        strength, value, low, high = (rows[column].tolist() for column in ("strength", "value", "low", "high"))
+        series.append(Series(str(name), strength, value, low, high))
+    return LineChart(f"{title}: by class", "strength (1: from one class mean to the other)", metric, series)
