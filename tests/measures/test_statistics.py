@@ -230,6 +230,19 @@ def test_corrections_for_many_tests():
     assert len(holm(np.empty(0))) == 0
 
 
+def test_corrections_and_mcnemar_give_the_figures_of_statsmodels():
+    """statsmodels 0.15.0: multipletests(p, method="holm"), "fdr_bh"; mcnemar([[50, b], [c, 30]], exact=True)."""
+    p = np.array([0.0003, 0.041, 0.0119, 0.5, 0.0061, 0.0061, 0.93, 0.027, 0.0125, 0.2])
+    held = [0.003, 0.164, 0.0833, 1, 0.0549, 0.0549, 1, 0.135, 0.0833, 0.6]
+    np.testing.assert_allclose(holm(p), held)
+    found = [0.003, 0.041 / 0.7, 0.025, 0.5 / 0.9, 0.061 / 3, 0.061 / 3, 0.93, 0.045, 0.025, 0.25]
+    np.testing.assert_allclose(benjamini_hochberg(p), found)
+    for only_a, only_b, expected in ((9, 2, 0.0654296875), (25, 10, 0.016673847800120715), (1, 0, 1), (40, 41, 1)):
+        counts = [50, only_a, only_b, 30]
+        a, b = np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+        assert mcnemar_p(a, b) == pytest.approx(expected)
+
+
 def test_cosine():
     assert cosine(np.array([1.0, 0]), np.array([1.0, 1])) == pytest.approx(np.sqrt(0.5))
     many = cosine(np.eye(3), np.array([0, 2.0, 0]))
