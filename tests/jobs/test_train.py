@@ -81,6 +81,7 @@ def test_everything_about_a_training_is_recorded(
     samples = table(client, run, "samples")
     assert samples["step"].unique().tolist() == [0, 20, 40]
     assert {"prompt", "text", "expected", "right"} <= set(samples)
+    assert "samples.html" in artifacts(client, run)
     assert artifacts(client, run, "code") == {"code/mine.py"}
     assert {"figures/curve_loss.html", "figures/curve_accuracy.png"} <= artifacts(client, run, "figures")
     [given] = run.inputs.dataset_inputs

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from layerwise.jobs.train_ablations import differences
-from layerwise.reports.training import ablation_chart, learning_curves
+from layerwise.reports.training import ablation_chart, learning_curves, samples_page
 
 HISTORIES = {
     "batch/loss": [(1, 3.0), (2, 2.5), (3, 2.0)],
@@ -65,3 +65,19 @@ def test_a_change_without_two_pairs_has_no_interval() -> None:
     [row] = differences(values).to_dict("records")
     assert row["difference"] == 1
     assert np.isnan([row["low"], row["high"], row["p"], row["p_holm"]]).all()
+
+
+def test_a_page_of_what_was_written() -> None:
+    rows = [
+        {"step": 0, "prompt": "ab>", "text": "<b>", "expected": "ab", "right": False},
+        {"step": 20, "prompt": "ab>", "text": "ab", "expected": "ab", "right": True},
+        {"step": 20, "prompt": "c", "text": "d", "expected": None, "right": None},
+    ]
+    page = samples_page(pd.DataFrame(rows), "a model")
+    assert page.index("step 20") < page.index("step 0")
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert (page.count("✓ right"), page.count("✗ wrong")) == (1, 1)
+    free = samples_page(pd.DataFrame([{**rows[2], "step": 1}]), "a model")
+    assert "expected" not in free
+    assert "right</td>" not in free

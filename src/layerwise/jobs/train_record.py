@@ -84,9 +84,15 @@ class Recorded:
             print(f"step {step:,}: {shown}", flush=True)
 
     def written(self, written: list[Written], step: int) -> None:
-        """What the model wrote, a row each, in the one table that grows."""
+        """What the model wrote, a row each, in the one table that grows, and as a page that the browser shows."""
+        from layerwise.reports.training import samples_page
+
         if step > self.known.get("val/loss", -1):
-            self.tracker.item_table(pd.DataFrame([{"step": step, **asdict(one)} for one in written]), "samples")
+            tracker = self.tracker
+            tracker.item_table(pd.DataFrame([{"step": step, **asdict(one)} for one in written]), "samples")
+            everything = tracker.read_item_table("samples")  # of before it was killed too
+            title = f"{name_of_model(self.config)} on {name_of_data(self.config)}"
+            tracker.text(samples_page(everything, title), "samples.html")
 
     def keep(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """A checkpoint as a model of its own."""
