@@ -22,11 +22,13 @@ class Timing:
     processor: list[float]
 
 
-def rounds(contestants: Mapping[str, Callable[[], object]], number: int, seed: int = 0) -> dict[str, Timing]:
-    """Time every contestant ``number`` times, after one round that does not count."""
+def rounds(
+    contestants: Mapping[str, Callable[[], object]], number: int, seed: int = 0, *, warm: bool = True
+) -> dict[str, Timing]:
+    """Time every contestant ``number`` times, after one round that does not count unless ``warm`` is False: all have run before."""
     draw = random.Random(seed)
     found = {name: Timing([], []) for name in contestants}
-    for counted in range(-1, number):
+    for counted in range(-1 if warm else 0, number):
         for name in draw.sample(list(contestants), len(contestants)):
             wall, processor = time.perf_counter(), time.process_time()
             contestants[name]()
