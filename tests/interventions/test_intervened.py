@@ -405,6 +405,7 @@ def test_temperature_penalty_and_taps(llama: Tiny, base: Batch, source: Batch) -
             "constant_1 overwrites what zero_0 wrote at mlp_out.0",
         ),
         (("operation: rotation, sites: pattern.0",), {}, "needs to know how wide its site is"),
+        (("operation: zero, sites: transformer.h.0.mlp.output",), {}, "no module 'transformer.h.0.mlp'.*\nSites by name, such as mlp_out.5, fit"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(

@@ -146,7 +146,8 @@ class SiteMap:
         paths = [known for known, _ in self.module.named_modules() if known]
         found = [f"{known}.{side}" for known in paths if _path_matches(known, path)]
         if not found:
-            raise UserError(f"the model has no module {path!r}.{nearest(path, paths)}")
+            by_name = "\nSites by name, such as mlp_out.5, fit every architecture." if self.stacks else ""
+            raise UserError(f"the model has no module {path!r}.{nearest(path, paths)}{by_name}")
         return found
 
     def _missing(self, name: str) -> UserError:
