@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,15 @@ def samples_page(samples: pd.DataFrame, title: str) -> str:
     """
     judged = bool(samples["right"].notna().any())
     parts = []
-    for step, written in samples.sort_values("step", ascending=False, kind="stable").groupby("step", sort=False):
+    for step in sorted(set(samples["step"].tolist()), reverse=True):
+        written = samples[samples["step"] == step]
         rows = "".join(_row(row, judged) for row in written.to_dict("records"))
         head = "<th>written</th>" + ("<th>expected</th><th></th>" if judged else "")
-        parts.append(f"<h2>step {int(step):,}</h2>\n<table><tr>{head}</tr>{rows}</table>")
+        parts.append(f"<h2>step {step:,}</h2>\n<table><tr>{head}</tr>{rows}</table>")
     return page(title, parts, _STYLE)
 
 
-def _row(row: dict[str, Any], judged: bool) -> str:
+def _row(row: Mapping[Any, Any], judged: bool) -> str:
     cells = f'<td><span class="prompt">{escape(row["prompt"])}</span>{escape(row["text"])}</td>'
     if judged:
         answered = row["right"] in (True, False)
