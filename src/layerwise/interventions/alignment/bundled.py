@@ -17,6 +17,7 @@ from layerwise.interventions.alignment.tasks import AlignmentTask, Spans, TextTa
 
 NUMBERS = 4  # of one shape
 PRICES = 20
+TERMS = 6  # the largest number of a sum
 HELD_OUT = 0.25  # share of nouns and numbers that training never sees
 
 
@@ -52,21 +53,20 @@ def agreement() -> TextTask:
 
 
 def arithmetic() -> TextTask:
-    """ "one plus two plus four equals" → seven. Variable: ``a+b``, the sum on the way.
+    """ "one plus two plus four equals" → seven, of numbers up to six. Variable: ``a+b``, the sum on the way.
 
-    Held out are every fourth of the sums.
+    Held out are every fourth of the sums. Without a model, a small Llama is trained on the others.
     """
-    examples = "one plus one plus two equals four. three plus two plus one equals six. "
     causal = CausalModel(
         [
-            *(Variable(name, values=range(1, 5)) for name in "abc"),
+            *(Variable(name, values=range(1, TERMS + 1)) for name in "abc"),
             Variable("a+b", ("a", "b"), lambda a, b: a + b),
             Variable("sum", ("a+b", "c"), lambda part, c: part + c),
         ]
     )
 
     def text(setting: Setting) -> tuple[str, Spans]:
-        whole, parts = examples, {}
+        whole, parts = "", {}
         for name, after in (("a", " plus "), ("b", " plus "), ("c", " equals")):
             word = in_words(setting[name])
             parts[name] = (len(whole), len(whole) + len(word))
@@ -76,9 +76,9 @@ def arithmetic() -> TextTask:
     def held_out(setting: Setting) -> bool:
         return bool((setting["a"] + 2 * setting["b"] + 3 * setting["c"]) % 4 == 0)
 
-    answers = tuple(range(3, 13))
+    answers = tuple(range(3, 3 * TERMS + 1))
     words = {number: f" {in_words(number)}" for number in answers}
-    return TextTask("arithmetic", causal, answers, text, words, held_out)
+    return TextTask("arithmetic", causal, answers, text, words, held_out, learn_words)
 
 
 def price_tagging() -> TextTask:

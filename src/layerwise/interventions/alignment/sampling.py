@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 from random import Random
 from typing import Any
@@ -109,8 +109,3 @@ def on_live_path(model: CausalModel, *names: str) -> Filter:
     for name in names:
         model.variable(name)
     return lambda setting: any(set(names) <= set(path) for path in model.live_paths(setting))
-
-
-def agree(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...]) -> bool:
-    """Whether two settings have the same values of some variables."""
-    return all(one[name] == other[name] for name in names)
