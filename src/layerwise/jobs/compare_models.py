@@ -67,6 +67,7 @@ class Models:
             yield own_model(config.name)
             return
         model = load_model(config)
+        model.name = label  # a model and its random twin have one name, and messages must tell them apart
         if config.plan is None:
             yield model
             return
