@@ -84,6 +84,7 @@ def test_joined_tokens_and_voting_places(run_job: Callable[..., Any], task: str,
     joined = run_job("intervene", *settings, "--intervention.joint", "tokens", "--intervention.positions", "2-4")
     figures = {item.path for item in client.list_artifacts(joined.info.run_id, "figures")}
     assert "figures/basis_tokens_resid_post.0.png" in figures
+    assert "2: is" in Path(artifact(joined, "figures/basis_tokens_resid_post.0.html", database)).read_text()
     voting = run_job("intervene", *settings, "--intervention.joint", "places", "--intervention.positions", "last,-3")
     table = pd.read_parquet(artifact(voting, "tables/alignment.parquet", database))
     assert table["place"].str.endswith("alone").tolist() == [False, True, True]
@@ -96,6 +97,35 @@ def test_the_model_itself_is_trained_if_asked(run_job: Callable[..., Any], task:
         "--intervention.training.epochs", "30", "--intervention.training.learning_rate", "0.003",
     )  # fmt: skip
     assert run.data.metrics["held_out/task_accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "positions"),
+    [("price_tagging", ["above", "below"], "part:amount"), ("arithmetic", ["a+b"], "part:plus")],
+)
+def test_a_task_in_words_trains_a_network_of_its_own(
+    run_job: Callable[..., Any],
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    variables: list[str],
+    positions: str,
+) -> None:
+    from layerwise.interventions.alignment import networks
+
+    monkeypatch.setattr(networks, "WORD_EXAMPLES", 200)
+    monkeypatch.setattr(networks, "WORD_STEPS", 10)
+    run = run_job(
+        "intervene", "--model", "null", "--intervention", "alignment", "--intervention.task", name, *SMALL, *ONCE,
+        "--intervention.sites", "resid_post.0-1", "--intervention.positions", positions, model=False,
+    )  # fmt: skip
+    table = pd.read_parquet(artifact(run, "tables/alignment.parquet", database))
+    assert table["variables"].unique().tolist() == variables
+    assert table["layer"].tolist() == [0, 1] * len(variables)
+    drawn = pd.read_parquet(
+        artifact(run, f"tables/counterfactuals_{'a_b' if name == 'arithmetic' else 'below'}.parquet", database)
+    )
+    assert set(drawn["role"]) == {"train", "test"}
 
 
 @pytest.mark.parametrize(

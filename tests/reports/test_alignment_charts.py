@@ -47,6 +47,8 @@ def test_a_grid_is_a_map_and_curves_and_places_without_layers_are_rows() -> None
 
 
 def test_a_basis_shows_its_boundary_and_its_tokens() -> None:
-    charts = basis_charts("here", ("v", "w"), {"resid_post.3": np.eye(2)}, [np.array([1.0, 0.5, 0.0])])
+    charts = basis_charts(
+        "here", {"resid_post.3": pd.DataFrame(np.eye(2), ["2: to", "3: 8"], ["v", "w"])}, [np.array([1.0, 0.5, 0.0])]
+    )
     assert set(charts) == {"basis_shares", "basis_tokens_resid_post.3"}
     assert list(charts["basis_shares"].series[0].y) == [1.0, 0.5, 0.0]  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from layerwise.measures.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from layerwise.interventions.alignment.align import Aligned
+    from layerwise.interventions.alignment.causal_model import Setting
     from layerwise.interventions.alignment.config import Alignment as Settings
     from layerwise.interventions.alignment.hypotheses import Hypothesis
     from layerwise.interventions.alignment.known import Drawn
@@ -59,7 +60,7 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
         found += _align(config, subject, task, chosen, train, held_out)
     tracker.metrics({"held_out/task_accuracy": held_out.accuracy})
     table = _table(found)
-    _record(config, settings, task, subject, found, table, tracker)
+    _record(settings, task, subject, held_out.pairs.base[0], found, table, tracker)
     return "\n".join([f"alignment of {task.name} in {subject.name}: {_how(settings)}", *lines, *_best(table)])
 
 
@@ -221,9 +222,9 @@ def _best(table: pd.DataFrame) -> list[str]:
 
 
 def _record(
-    config: InterveneConfig, settings: Settings, task: AlignmentTask, model: Any, found: list[Aligned], table: pd.DataFrame, tracker: Tracker
+    settings: Settings, task: AlignmentTask, model: Any, example: Setting, found: list[Aligned], table: pd.DataFrame, tracker: Tracker
 ) -> None:  # fmt: skip
-    from layerwise.interventions.alignment.sampling import Sampler
+    """Tables, curves, figures, of them those of one text with an example, and the best plan."""
     from layerwise.interventions.saving import save
     from layerwise.reports.interventions.alignment import alignment_charts, basis_charts
     from layerwise.reports.interventions.causal_graph import CausalGraph
@@ -242,12 +243,13 @@ def _record(
     }
     graph = {name: variable.parents for name, variable in task.causal.variables.items()}, task.causal.steps
     chosen = tuple(name for one in found for name in one.hypothesis.variables)
-    live = task.causal.live_edges(Sampler(task.causal, config.seed, where=task.allowed).draw())
+    live = task.causal.live_edges(example)
+    tokens = _blocks(found[best], settings.size, task, example)
     charts = {
         "causal_model": CausalGraph(task.name, *graph, chosen),
         "causal_model_example": CausalGraph(f"What matters to one input of {task.name}", *graph, chosen, live),
         **alignment_charts(table, losses, task.name, model.name),
-        **basis_charts(str(found[best].hypothesis), found[best].hypothesis.variables, _blocks(found[best], settings.size), found[best].shares),
+        **basis_charts(str(found[best].hypothesis), tokens, found[best].shares),
     }  # fmt: skip
     for name, chart in charts.items():
         tracker.figure(chart, name)
@@ -256,18 +258,33 @@ def _record(
         tracker.file(Path(folder) / "best_plan")
 
 
-def _blocks(one: Aligned, size: int) -> dict[str, Any]:
-    """By place whose tokens are joined: (tokens, variables) the share of each variable's directions that lies in each token."""
+def _blocks(one: Aligned, size: int, task: AlignmentTask, example: Setting) -> dict[str, pd.DataFrame]:
+    """By place whose tokens are joined, the share of each variable's directions that lies in each token, as of an example."""
     from layerwise.interventions.alignment.heat import token_shares
 
     if not one.hypothesis.joined:
         return {}
     units = {unit.key: unit for unit in one.plan.units}
     width = {key: one.plan.model.sites.width_of(unit.place.site) for key, unit in units.items()}
-    return {
-        str(unit.place): token_shares(basis, basis.shape[0] // width[key], len(one.hypothesis.variables), size)
-        for (key, unit), basis in zip(units.items(), one.bases, strict=True)
-    }
+    variables, found = list(one.hypothesis.variables), {}
+    for (key, unit), basis in zip(units.items(), one.bases, strict=True):
+        shares = token_shares(basis, basis.shape[0] // width[key], len(variables), size)
+        names = _token_names(one.plan.model, task, example, str(unit.step.positions))
+        found[str(unit.place)] = pd.DataFrame(shares, names, variables)
+    return found
+
+
+def _token_names(model: Any, task: AlignmentTask, example: Setting, positions: str) -> list[str]:
+    """The tokens of one text that positions mean, each with its number."""
+    from layerwise.interventions.positions import Positions
+    from layerwise.models.model import LanguageModel
+
+    prompts = task.encode(model, [example])
+    columns = Positions(positions).of(0, int(prompts.batch.mask.sum()), prompts)
+    if not isinstance(model, LanguageModel):
+        return [str(column) for column in columns]
+    ids = prompts.batch.inputs["input_ids"][0].tolist()
+    return [f"{column}: {model.tokenizer.decode([ids[column]]).strip()}" for column in columns]
 
 
 def _file(name: str) -> str:

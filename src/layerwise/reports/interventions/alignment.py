@@ -44,12 +44,10 @@ def alignment_charts(table: pd.DataFrame, losses: Mapping[str, np.ndarray], task
     return charts
 
 
-def basis_charts(
-    place: str, variables: Sequence[str], tokens: Mapping[str, np.ndarray], shares: Sequence[np.ndarray]
-) -> dict[str, Chart]:
+def basis_charts(place: str, tokens: Mapping[str, pd.DataFrame], shares: Sequence[np.ndarray]) -> dict[str, Chart]:
     """Of one hypothesis: how much of each number of the basis is exchanged, and which tokens the directions of each variable lie in.
 
-    tokens: by place, (tokens, variables) shares that sum to 1 down a column. shares: (width,) by place, of boundaries and masks.
+    tokens: by place, a row for each token of a text and a column for each variable, shares that sum to 1 down a column. shares: (width,) by place, of boundaries and masks.
     """
     charts: dict[str, Chart] = {}
     if shares:
@@ -62,8 +60,8 @@ def basis_charts(
         )
     for site, values in tokens.items():
         charts[f"basis_tokens_{_file(site)}"] = HeatMap(
-            f"Which tokens the basis reads at {site}", "variable", "token", list(variables),
-            [str(token) for token in range(len(values))], values, "share of its directions", range=(0.0, 1.0),
+            f"Which tokens the basis reads at {site}", "variable", "token, of one of the texts", list(map(str, values.columns)),
+            list(map(str, values.index)), values.to_numpy(), "share of its directions", range=(0.0, 1.0),
         )  # fmt: skip
     return charts
 
