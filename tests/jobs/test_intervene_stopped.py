@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+
+import layerwise
 
 # Of one's own: as slow as SLOWLY says, and counted.
 METRIC = """
@@ -23,15 +26,22 @@ def slowly(logits, answers, others):
         file.write("x")
     return logits.std(-1)
 """
+PAIRS = [
+    {
+        "clean": f"the city of {one} is in", "corrupted": f"the city of {other} is in", "answer": f" {its}", "corrupted_answer": f" {others}",
+        "parts": {"subject": one}, "corrupted_parts": {"subject": other},
+    }
+    for one, its, other, others in (("paris", "france", "rome", "italy"), ("rome", "italy", "london", "england"))
+]  # fmt: skip
 TEXTS = ("--texts", "numbers", "--texts.limit", "60")
 PRICE = ("--intervention.random", "3", "--intervention.neutral.limit", "4")
 SITES = ("--intervention.sites", "resid_post.0,resid_post.1")
 KINDS = {
-    "patching": (("--intervention", "{kind: patching, controls: 0}", "--pairs", "facts", "--pairs.limit", "3"), "noising"),
+    "patching": (("--intervention", "{kind: patching, controls: 0}", "--pairs", "pairs.jsonl"), "noising"),
     "steering": ((*TEXTS, "--intervention", "steering", *PRICE), "doses"),
     "iti": ((*TEXTS, "--intervention", "iti", *PRICE), "doses"),
     "erasure": (
-        (*TEXTS, "--intervention", "{kind: erasure, methods: [leace, mean], apart: true}", *SITES, *PRICE[2:]), "arms",
+        (*TEXTS, "--intervention", "{kind: erasure, methods: [leace, mean_projection], apart: true}", *SITES, *PRICE[2:]), "arms",
     ),
 }  # fmt: skip
 
@@ -50,13 +60,16 @@ def test_what_was_measured_before_it_was_stopped_is_not_measured_again(
     kind: str, by: signal.Signals, database: str, client: Any, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(METRIC)
+    pd.DataFrame(PAIRS).to_json(tmp_path / "pairs.jsonl", orient="records", lines=True)
     flags, table = KINDS[kind]
+    # Outside of the checkout: a commit while this runs makes it other code, which goes on with nothing.
+    copytree(Path(layerwise.__file__).parent, tmp_path / "code" / "layerwise", ignore=ignore_patterns("__pycache__"))
 
     def started(name: str, slowly: float, *more: str) -> tuple[subprocess.Popen[str], Path]:
         counted = tmp_path / name
         environment = os.environ | {
             "MLFLOW_TRACKING_URI": database, "LAYERWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
-            "SLOWLY": str(slowly), "COUNTED": str(counted),
+            "SLOWLY": str(slowly), "COUNTED": str(counted), "PYTHONPATH": str(tmp_path / "code"),
         }  # fmt: skip
         command = [
             sys.executable, "-m", "layerwise", "intervene", "--model", str(tiny_model_folder), "--metric", "mine.py:slowly",
@@ -92,7 +105,7 @@ def test_what_was_measured_before_it_was_stopped_is_not_measured_again(
         for run in (again, whole)
     ]
     assert again.info.run_id != whole.info.run_id
-    pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+    pd.testing.assert_frame_equal(*tables, rtol=1e-3, atol=1e-4)
 
 
 def known(folder: Path) -> int:
