@@ -26,9 +26,10 @@ class ChildTracker(StudyTracker):
     def look(self, **identity: str) -> str:
         return Tracker.look(self, **identity)
 
-    def begin(self, **identity: str) -> None:
-        super().begin(**identity)
+    def begin(self, **identity: str) -> str:
+        mark = super().begin(**identity)
         self.tags(self._own)
+        return mark
 
     def summary(self, text: str) -> None:
         """Kept with the run; the command has one of its own."""

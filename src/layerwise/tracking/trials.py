@@ -15,6 +15,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from layerwise.config import flatten, to_yaml
 from layerwise.tracking.commands import PARENT, begin, running
+from layerwise.tracking.fingerprint import fingerprint
 from layerwise.tracking.run import Tracker
 from layerwise.tracking.secrets import redacted
 from layerwise.tracking.server import Server
@@ -63,9 +64,10 @@ class TrialTracker(Tracker):
         assert self._run_id is not None
         return self._run_id
 
-    def begin(self, **identity: str) -> None:
+    def begin(self, **identity: str) -> str:
         """A trial is no finished job that others could reuse: only its digests are kept."""
         self.tags({"data_digest": identity.get("data", "")} if "data" in identity else {})
+        return fingerprint(self.job, self.config, **identity)
 
     def record(
         self, metrics: Mapping[str, float], curves: Mapping[str, Mapping[int, float]], tags: Mapping[str, Any]
@@ -197,8 +199,9 @@ class ConclusionTracker(Tracker):
         self.values: dict[str, float] = {}
         self.text_of_job = ""
 
-    def begin(self, **identity: str) -> None:
+    def begin(self, **identity: str) -> str:
         """The study has begun long ago."""
+        return fingerprint(self.job, self.config, **identity)
 
     def name(self, name: str) -> None:
         """The study has its name."""
