@@ -18,6 +18,7 @@ from layerwise.errors import UserError
 from layerwise.interventions.cell_plan import Cell, CellPlan, Group, group_writes
 from layerwise.interventions.metrics import Measure
 from layerwise.models.batch import Batch, budget_of
+from layerwise.models.narrowed import last_mlp_only_at
 from layerwise.models.packed_rest import Packing, can_pack, run_packed
 from layerwise.models.readout import Readout
 from layerwise.models.rest import Pass, keep_pass, run_rest
@@ -177,10 +178,11 @@ class Rerun:
             return states[rows, places]
 
         reads: dict[str, Read] = {self.readout.site: at_read}
-        if packing is None:
-            found = run_rest(self.model, kept, layer, column, copies, reads, writes)
-        else:
-            found = run_packed(self.model, kept, layer, packing, reads, writes)
+        with last_mlp_only_at(self.model, rows, places, writes):
+            if packing is None:
+                found = run_rest(self.model, kept, layer, column, copies, reads, writes)
+            else:
+                found = run_packed(self.model, kept, layer, packing, reads, writes)
         new = _token_values(self.asked, self.readout, found[self.readout.site], texts, columns)
         early_copy, early = (~late).nonzero().unbind(1)
         sums = self.tokens.new_zeros(copies * n)
