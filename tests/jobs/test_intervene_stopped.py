@@ -51,8 +51,8 @@ KINDS = {
     ("kind", "by"),
     [
         ("patching", signal.SIGKILL),
-        ("steering", signal.SIGINT),
-        ("iti", signal.SIGKILL),
+        pytest.param("steering", signal.SIGINT, marks=pytest.mark.thorough),
+        pytest.param("iti", signal.SIGKILL, marks=pytest.mark.thorough),
         ("erasure", signal.SIGINT),
     ],
 )
