@@ -378,3 +378,19 @@ class TestFiles:
 
     def test_the_vocabulary_of_the_contract(self) -> None:
         assert build("layerwise").config.vocab_size == VOCABULARY
+
+
+@pytest.mark.parametrize("feed_forward", ["gelu", "geglu"])
+def test_compiled_it_is_the_same_model(feed_forward: str) -> None:
+    """Its GELU is one operation to the compiler on a CPU; the gradient is ours to give then."""
+    plain = small(feed_forward=feed_forward)
+    tokens, found = ids(2, 9), []
+    for model in (plain, torch.compile(plain, backend="aot_eager", fullgraph=False)):
+        plain.zero_grad()
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        found.append(
+            (loss.detach(), *(weight.grad.clone() for weight in plain.parameters() if weight.grad is not None))
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

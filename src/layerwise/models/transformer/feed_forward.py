@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu, silu
+from torch.nn import functional
+from torch.nn.functional import relu, silu
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from layerwise.errors import UserError
 from layerwise.models.transformer.config import LayerwiseConfig
+from layerwise.models.transformer.gelu import gelu
 from layerwise.models.transformer.linear import IntoResidual
 
 Activation = Callable[[Tensor], Tensor]
@@ -19,7 +21,7 @@ Activation = Callable[[Tensor], Tensor]
 
 def gelu_tanh(neurons: Tensor) -> Tensor:
     """The approximation of GELU by tanh that GPT-2 was trained with."""
-    return gelu(neurons, approximate="tanh")
+    return functional.gelu(neurons, approximate="tanh")
 
 
 def relu_squared(neurons: Tensor) -> Tensor:
