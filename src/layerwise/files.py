@@ -21,6 +21,9 @@ import psutil
 from layerwise.errors import UserError
 
 CACHE_VARIABLE = "LAYERWISE_CACHE"
+SHARED_DISKS = frozenset(
+    ["nfs", "nfs4", "cifs", "smbfs", "smb3", "afs", "9p", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "orangefs"]
+)
 
 
 def cache_folder(*parts: str) -> Path:
@@ -61,25 +64,10 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 def is_on_network(path: Path) -> bool:
     """Whether a file lies, or would, on a file system that other machines share: locks and shared memory do not hold there."""
-    shared = {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smbfs",
-        "smb3",
-        "afs",
-        "9p",
-        "ceph",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "glusterfs",
-        "orangefs",
-    }
     resolved = path.resolve()
     mounts = [one for one in psutil.disk_partitions(all=True) if resolved.is_relative_to(one.mountpoint)]
     kind = max(mounts, key=lambda one: len(one.mountpoint)).fstype.lower() if mounts else ""
-    return kind in shared or kind.startswith("fuse.")
+    return kind in SHARED_DISKS or kind.startswith("fuse.")
 
 
 @contextmanager

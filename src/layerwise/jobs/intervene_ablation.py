@@ -35,14 +35,8 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     )
     with Ledgers(key) as ledgers, progress_of("ablation", len(parts), asked) as done:
         found = ablate(
-            asked,
-            settings,
-            config.metric,
-            seed=config.seed,
-            ledgers=ledgers,
-            token_budget=config.token_budget,
-            done=done,
-        )
+            asked, settings, config.metric, seed=config.seed, ledgers=ledgers, token_budget=config.token_budget, done=done
+        )  # fmt: skip
     table = _table(found)
     tracker.metrics(anchor_metrics(config.metric, found.swept.base, found.swept.source))
     tracker.table(table, "ablation")

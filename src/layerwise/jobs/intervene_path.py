@@ -32,14 +32,8 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     asked, key = begin_on_pairs(config, model, tracker, lambda asked: fitting(asked, [settings.positions]))
     with Ledgers(key) as ledgers, progress_of("path patching", len(senders), asked) as done:
         found = patch_paths(
-            asked,
-            settings,
-            config.metric,
-            seed=config.seed,
-            ledgers=ledgers,
-            token_budget=config.token_budget,
-            done=done,
-        )
+            asked, settings, config.metric, seed=config.seed, ledgers=ledgers, token_budget=config.token_budget, done=done
+        )  # fmt: skip
     table = found.senders.assign(
         value=found.swept.values.mean(1), change=found.swept.changes, effect=found.swept.effects
     )

@@ -31,14 +31,8 @@ def run(config: InterveneConfig, model: LanguageModel | None, tracker: Tracker) 
     print(cost_line(grid.asked, grid.cells("clean", "clean"), settings.draws), file=sys.stderr)
     with Ledgers(key) as ledgers, progress_of("tracing", len(grid.table) * settings.draws, grid.asked) as done:
         found = trace(
-            grid,
-            settings,
-            config.metric,
-            seed=config.seed,
-            ledgers=ledgers,
-            token_budget=config.token_budget,
-            done=done,
-        )
+            grid, settings, config.metric, seed=config.seed, ledgers=ledgers, token_budget=config.token_budget, done=done
+        )  # fmt: skip
     words = metric_entry(config.metric).words
     clean, noised = found.swept.source, found.swept.base
     tracker.metrics(anchor_metrics(config.metric, clean, noised, "noised"))

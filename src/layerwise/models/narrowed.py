@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.models.batch import Ids, make_batch
-from layerwise.models.ports import input_key
+from layerwise.models.ports import input_key, with_input
 from layerwise.models.replaced import forward_replaced
 from layerwise.models.sites import parse_site
 from layerwise.models.taps import run
@@ -42,17 +42,14 @@ def last_mlp_only_at(model: Any, rows: Tensor, places: Tensor, writes: Iterable[
 def _narrowed(module: nn.Module, rows: Tensor, places: Tensor) -> Iterator[None]:
     whole = module.forward
 
-    def narrow(*args: Any, **kwargs: Any) -> Tensor:
+    def narrow(*args: Any, **kwargs: Any) -> Any:
         key = input_key(args, kwargs, "mlp_out.-1")
         hidden = args[key] if isinstance(key, int) else kwargs[key]
         if 2 * len(rows) > hidden.shape[0] * hidden.shape[1]:
             return whole(*args, **kwargs)
         part = hidden[rows, places][None]
-        if isinstance(key, int):
-            args = (*args[:key], part, *args[key + 1 :])
-        else:
-            kwargs = {**kwargs, key: part}
-        made: Tensor = whole(*args, **kwargs)
+        given, named = with_input(args, kwargs, key, part)
+        made: Tensor = whole(*given, **named)
         return made.new_zeros(*hidden.shape[:2], made.shape[-1]).index_put((rows, places), made[0])
 
     with forward_replaced(module, narrow):
@@ -83,7 +80,7 @@ def _ends_before(model: Any, name: str) -> bool:
 
 @tried_once
 def _narrowing_holds(model: Any) -> bool:
-    """Whether two tokens come to the same with the others left out of the last MLP, and only where they should."""
+    """Whether two tokens come to the same with the others left out of the last MLP."""
     module = _last_mlp(model)
     assert module is not None
     embedding: Any = model.module.get_input_embeddings()

@@ -92,3 +92,12 @@ def input_key(args: tuple, kwargs: Mapping[str, Any], path: str) -> int | str:
     if len(names) != 1:
         raise UserError(f"{path}.input is not one tensor: the module is called with {', '.join(names) or 'none'}.")
     return names[0]
+
+
+def with_input(
+    args: tuple, kwargs: Mapping[str, Any], key: int | str, value: Tensor
+) -> tuple[tuple, Mapping[str, Any]]:
+    """A module's arguments with ``value`` in place of the one that ``key`` names, as :func:`input_key` gives it."""
+    if isinstance(key, int):
+        return (*args[:key], value, *args[key + 1 :]), kwargs
+    return args, {**kwargs, key: value}

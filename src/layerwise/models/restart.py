@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from layerwise.errors import UserError
-from layerwise.models.ports import input_key, with_first_tensor
+from layerwise.models.ports import input_key, with_first_tensor, with_input
 from layerwise.models.replaced import forward_replaced
 from layerwise.models.sites import SiteMap
 
@@ -56,9 +56,7 @@ def restarted(model: _Model, start: Start | None) -> Iterator[None]:
 
     def given(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         key = input_key(args, kwargs, start.site)
-        if isinstance(key, int):
-            return (*args[:key], start.hidden, *args[key + 1 :]), kwargs
-        return args, {**kwargs, key: start.hidden}
+        return with_input(args, kwargs, key, start.hidden)
 
     def handing_on(*args: Any, **kwargs: Any) -> Any:
         key = input_key(args, kwargs, start.site)

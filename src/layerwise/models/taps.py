@@ -20,7 +20,7 @@ from layerwise.errors import UserError
 from layerwise.models.architecture import body_of, path_of
 from layerwise.models.attention import inside
 from layerwise.models.batch import Batch
-from layerwise.models.ports import Port, first_tensor, input_key, with_first_tensor
+from layerwise.models.ports import Port, first_tensor, input_key, with_first_tensor, with_input
 from layerwise.models.restart import Start, restarted
 from layerwise.models.sites import Site, SiteMap, parse_site
 
@@ -120,9 +120,7 @@ class _Gate:
         seen = self(value)
         if seen is value:
             return None
-        if isinstance(key, int):
-            return (*args[:key], seen, *args[key + 1 :]), kwargs
-        return args, {**kwargs, key: seen}
+        return with_input(args, kwargs, key, seen)
 
 
 def _written(value: Tensor, head: int | None, write: Write, port: Port) -> Tensor:
