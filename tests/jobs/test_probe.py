@@ -14,6 +14,7 @@ import pytest
 import layerwise
 from layerwise.__main__ import main
 from layerwise.errors import UserError
+from layerwise.probes.fitted import FittedProbe
 
 QUICK = ("--controls.shuffles", "2", "--controls.control_tasks", "2", "--probe", "ridge")
 SMALL = ("--dataset.name", "grammar", "--dataset.config", "tense", "--dataset.limit", "120")
@@ -141,7 +142,7 @@ def test_contrast_consistent_search(run_job: Callable[..., Any]) -> None:
     assert "test/accuracy" in run.data.metrics
 
 
-def test_activations_of_ones_own(run_job: Callable[..., Any], tmp_path: Path) -> None:
+def test_activations_of_ones_own(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2
     pd.DataFrame({"text": [f"the dog {i}" for i in range(80)], "label": y}).to_csv(tmp_path / "own.csv", index=False)
@@ -152,6 +153,14 @@ def test_activations_of_ones_own(run_job: Callable[..., Any], tmp_path: Path) ->
     run = run_job("probe", "--dataset", "own.csv", "--activations", "own.npz", *QUICK, model=False)
     assert run.data.tags["layerwise.site"] == "layer.1"
     assert run.data.metrics["test/accuracy"] > 0.95
+
+    kept = FittedProbe.load(Path(client.download_artifacts(run.info.run_id, "probe", str(tmp_path))))
+    found = kept.predict_features(np.load(tmp_path / "own.npz")["layer.1"])
+    assert (found.labels == y).mean() > 0.95
+    with pytest.raises(UserError, match="activations of your own and belongs to no model"):
+        kept.load_model()
+    with pytest.raises(UserError, match="no probe that reads texts"):
+        layerwise.load_probe(f"runs:/{run.info.run_id}")
 
 
 def test_transfer(run_job: Callable[..., Any], client: Any, tmp_path: Path) -> None:

@@ -36,11 +36,10 @@ def test_it_is_ridge_with_the_best_penalty(data) -> None:
     np.testing.assert_allclose(found(x[200:]), fits[penalty].predict(x[200:]), atol=1e-9)
 
 
-def test_an_exact_map_is_found_and_directions_go_back(data) -> None:
+def test_an_exact_map_is_found(data) -> None:
     x, _ = data
     weight = np.random.default_rng(1).normal(size=(6, 3))
     found, r2, _ = fit_map(moments(x[:200], x[:200] @ weight), moments(x[200:], x[200:] @ weight))
     assert r2 == pytest.approx(1, abs=1e-6)
-    direction = np.array([1.0, -2.0, 0.5])
-    np.testing.assert_allclose(found.pulled_back(direction), weight @ direction, atol=1e-4)
-    np.testing.assert_allclose(found(x[:5]) @ direction, x[:5] @ found.pulled_back(direction) + found.bias @ direction)
+    np.testing.assert_allclose(found.weight, weight, atol=1e-4)
+    np.testing.assert_allclose(found(x[:5]), x[:5] @ weight, atol=1e-3)

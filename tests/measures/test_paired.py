@@ -14,7 +14,6 @@ from layerwise.measures.paired import (
     cohen_h,
     cohen_kappa,
     compare_paired,
-    jeffreys_interval,
     newcombe_interval,
     sign_permutation_p,
 )
@@ -151,12 +150,3 @@ def test_kappa_agrees_with_scikit_learn_and_stays_inside():
     assert agreement_rate(a, b).estimate == pytest.approx(np.mean(a == b))
     with pytest.raises(UserError, match="kappa needs"):
         cohen_kappa(a, b[:3])
-
-
-def test_jeffreys_gives_the_published_interval_and_stays_inside():
-    """Brown, Cai & DasGupta 2001, table 5: 2 of 10 gives .044 to .503."""
-    found = jeffreys_interval(2, 10)
-    assert (found.low, found.high) == pytest.approx((0.044, 0.503), abs=5e-4)
-    assert jeffreys_interval(0, 10).low == 0
-    assert jeffreys_interval(10, 10).high == 1
-    assert np.isnan(jeffreys_interval(0, 0).low)

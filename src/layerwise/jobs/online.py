@@ -7,6 +7,7 @@ that does best on training texts kept aside, score all on the texts held out.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from layerwise.data.dataset import TextDataset
+    from layerwise.models.model import LanguageModel
     from layerwise.probes.online import OnlineProbes
     from layerwise.tracking.run import Tracker
 
@@ -91,76 +93,93 @@ class OnlineConfig:
 
 def run(config: OnlineConfig, tracker: Tracker) -> None:
     """Train, score, record. Raises UserError for what the person can mend."""
-    import numpy as np
-    import pandas as pd
-
     from layerwise.data.load import load_dataset
-    from layerwise.data.splits import train_test
     from layerwise.models.loading import load_model
-    from layerwise.probes.online import OnlineProbeConfig, OnlineProbes
-    from layerwise.probes.places import place
-    from layerwise.reports.probe import common_levels, layer_curve
 
     dataset = load_dataset(config.dataset)
     model = load_model(config.model)
     tracker.begin(model=model.fingerprint, data=dataset.digest())
     tracker.language_model(model)
+
+    from layerwise.data.splits import train_test
+
     train, test = (dataset.select(rows) for rows in train_test(dataset, config.test_size, config.seed))
     tracker.dataset(train, "train")
     tracker.dataset(test, "test")
     if cut := model.tokenize(list(dataset.texts), dataset.pairs, config.max_length).report:
         print(f"note: {cut}", file=sys.stderr)
+    title = f"{config.model.name} on {dataset.name}"
+    tracker.name(f"online: {title}")
+
+    probes = _probes(config, model)
+    probes.fit(train, config.epochs, config.batch_size, config.seed, config.max_length)
+    table = _scores(probes, test, config)
+    # Chosen by what early stopping held out of the training texts, so that the test score of the chosen one is honest;
+    # without early stopping nothing was held out and nothing is chosen: the first site stands.
+    best = table.iloc[int(table["held_out_loss"].argmin())]
+    baselines = _baselines(probes, best["site"], train, test, config)
+    _record(probes, table, best, baselines, config, title, tracker)
+    _record_probe(probes, best, test, tracker)
+    tracker.summary(_summary(table, best, baselines, f"{title}, {len(test):,} texts held out"))
+
+
+def _probes(config: OnlineConfig, model: LanguageModel) -> OnlineProbes:
+    from layerwise.probes.online import OnlineProbeConfig, OnlineProbes
 
     stopping = config.stopping
-    probes = OnlineProbes(
-        model,
-        [
-            OnlineProbeConfig(
-                site, config.pooler.label, stopping.held_out, stopping.max_steps, stopping.early, stopping.patience,
-                stopping.threshold, stopping.warmup_steps, config.null_label, config.classifier,
-            )
-            for site in config.sites
-        ],
-    )  # fmt: skip
-    probes.fit(train, config.epochs, config.batch_size, config.seed, config.max_length)
+    probes = [
+        OnlineProbeConfig(
+            site, config.pooler.label, stopping.held_out, stopping.max_steps, stopping.early, stopping.patience,
+            stopping.threshold, stopping.warmup_steps, config.null_label, config.classifier,
+        )
+        for site in config.sites
+    ]  # fmt: skip
+    return OnlineProbes(model, probes)
+
+
+def _scores(probes: OnlineProbes, test: TextDataset, config: OnlineConfig) -> pd.DataFrame:
+    """A row per site: its scores on held-out texts with an interval, and its loss on training texts kept aside."""
+    from layerwise.probes.places import place
+
     table = probes.metrics(test, batch_size=config.batch_size).reset_index()
     table[["name", "layer"]] = [place(site) for site in table["site"]]
     table[["low", "high"]] = _accuracy_bounds(table, config)
-
-    title = f"{config.model.name} on {dataset.name}"
-    tracker.name(f"online: {title}")
-    # Chosen by what early stopping held out of the training texts, so that the test score of the chosen one is honest;
-    # without early stopping nothing was held out and nothing is chosen: the first site stands.
     table["held_out_loss"] = [probes.probes[site].best_loss for site in table["site"]]
-    best = table.iloc[int(table["held_out_loss"].argmin())]
+    return table
+
+
+def _record(
+    probes: OnlineProbes,
+    table: pd.DataFrame,
+    best: pd.Series,
+    baselines: Mapping[str, float],
+    config: OnlineConfig,
+    title: str,
+    tracker: Tracker,
+) -> None:
+    """Scores, curves, tables and the figure over layers."""
+    import numpy as np
+    import pandas as pd
+
+    from layerwise.reports.probe import common_levels, layer_curve
+
     tracker.tags(
         {
-            "dataset": config.dataset.name,
-            "sites": ",".join(config.sites),
-            "pooler": config.pooler.label,
-            "site": best["site"],
-            "classifier": "online logistic",
-            "metric": "accuracy",
+            "dataset": config.dataset.name, "sites": ",".join(config.sites), "pooler": config.pooler.label,
+            "site": best["site"], "classifier": "online logistic", "metric": "accuracy",
         }
-    )
-    baselines = _baselines(probes, best["site"], train, test, config)
+    )  # fmt: skip
     for name, rows in table.dropna(subset=["layer"]).groupby("name"):
         if len(rows) > 1:
             where = "" if table["name"].nunique() == 1 else f"_{name}"
             for metric, which in (("accuracy", "max"), ("loss", "min")):
-                tracker.curve(
-                    f"curve/{metric}{where}",
-                    dict(zip(rows["layer"].astype(int), rows[metric], strict=True)),
-                    which,
-                )
+                curve = dict(zip(rows["layer"].astype(int), rows[metric], strict=True))
+                tracker.curve(f"curve/{metric}{where}", curve, which)
     if table["layer"].notna().sum() > 1:
         levels = common_levels({name.replace("_", " "): value for name, value in baselines.items()})
         pooled = table.assign(pooler=config.pooler.label, score=table["accuracy"])
-        chart = layer_curve(pooled, "accuracy", levels, title, judged="held-out")
-        tracker.figure(chart.plotly(), "layer_curve")
-        tracker.figure(chart.picture(), "layer_curve")
-    scores = {name: float(best[name]) for name in ("loss", "accuracy", "precision", "recall", "f1", "matthews")}
-    tracker.metrics({f"test/{name}": value for name, value in scores.items()} | {"train/steps": float(best["steps"])})
+        tracker.figure(layer_curve(pooled, "accuracy", levels, title, judged="held-out"), "layer_curve")
+    tracker.metrics(_test_metrics(best) | {"train/steps": float(best["steps"])})
     if np.isfinite(best["held_out_loss"]):  # few texts are all learned from before any is held out
         tracker.metrics({"val/loss": float(best["held_out_loss"])})  # what a search of this job may go by
     if config.pooler.kind != "none":
@@ -170,30 +189,34 @@ def run(config: OnlineConfig, tracker: Tracker) -> None:
     losses = [(site, step, loss) for site, probe in probes.probes.items() for step, loss in probe.losses]
     if losses:
         tracker.table(pd.DataFrame(losses, columns=["site", "step", "held_out_loss"]), "losses")
+
+
+def _record_probe(probes: OnlineProbes, best: pd.Series, test: TextDataset, tracker: Tracker) -> None:
+    """The best site's probe as a servable model with its scores on held-out texts."""
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "probe"
         probes.fitted(best["site"]).save(bundle)
-        tracker.tags(
-            {
-                "logged_probe": tracker.probe(
-                    bundle, "probe", metrics={f"test/{k}": v for k, v in scores.items()}, dataset=test
-                )
-            }
-        )
+        uri = tracker.probe(bundle, "probe", metrics=_test_metrics(best), dataset=test)
+    tracker.tags({"logged_probe": uri})
+
+
+def _test_metrics(best: pd.Series) -> dict[str, float]:
+    return {f"test/{name}": float(best[name]) for name in ("loss", "accuracy", "precision", "recall", "f1", "matthews")}
+
+
+def _summary(table: pd.DataFrame, best: pd.Series, baselines: Mapping[str, float], heading: str) -> str:
     lines = [
         f"  {row.site:<16} accuracy {row.accuracy:.3f}  loss {row.loss:.3f}  after {row.steps} steps"
         for row in table.itertuples()
     ]
-    sure = "" if pd.isna(best["low"]) else f", accuracy {best['accuracy']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
-    tracker.summary(
-        "\n".join(
-            [
-                f"{title}, {len(test):,} texts held out",
-                *lines,
-                f"chosen by held-out training loss: {best['site']}{sure}",
-                "baselines: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in baselines.items()),
-            ]
-        )
+    interval = "" if best["low"] != best["low"] else f" [{best['low']:.3f}, {best['high']:.3f}]"  # NaN for tokens
+    return "\n".join(
+        [
+            heading,
+            *lines,
+            f"chosen by held-out training loss: {best['site']}, accuracy {best['accuracy']:.3f}{interval}",
+            "baselines: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in baselines.items()),
+        ]
     )
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from layerwise.activations.poolers import Last, Pooler
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from layerwise.activations.result import Activations
     from layerwise.data.dataset import TextDataset
     from layerwise.models.model import LanguageModel
-    from layerwise.probes.investigation import Findings
     from layerwise.probes.problem import Problem
     from layerwise.tracking.run import Tracker
 
@@ -92,10 +90,7 @@ class ProbeConfig:
 def run(config: ProbeConfig, tracker: Tracker) -> None:
     """Probe, judge, record. Raises UserError for what the person can mend."""
     from layerwise.data.load import load_dataset
-    from layerwise.data.splits import train_test
     from layerwise.models.loading import load_model
-    from layerwise.probes.investigation import investigate
-    from layerwise.reports.probe_text import summary
     from layerwise.tracking.references import reference_tags
 
     dataset = load_dataset(config.dataset)
@@ -114,6 +109,12 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
         problem = _pose_on_own(config, dataset)
         tracker.begin(activations=file_digest(Path(config.activations).expanduser()), data=dataset.digest())
 
+    # Not before it is known that there is something to do: a command whose work is done already answers seconds earlier.
+    from layerwise.data.splits import train_test
+    from layerwise.jobs.probe_record import record, record_probe, record_transfer
+    from layerwise.probes.investigation import investigate
+    from layerwise.reports.probe_text import summary
+
     development, test = train_test(dataset, config.evaluation.test_size, config.seed)
     tracker.dataset(dataset.select(development), "train")
     tracker.dataset(dataset.select(test), "test")
@@ -122,11 +123,13 @@ def run(config: ProbeConfig, tracker: Tracker) -> None:
     )
     title = f"{config.model.name if model else config.activations} on {dataset.name}"
     tracker.name(f"probe: {title}")
-    _record(found, config, title, tracker)
+    record(found, config, title, tracker)
     if model is not None and others:
-        _record_transfer(config, model, dataset, others, found, stored, tracker)
-    if model is not None:
-        _record_probe(found, config, model, dataset.select(test), tracker)
+        problems = {other.name: _pose(config, model, other, stored) for other in others}
+        for other in others:
+            tracker.dataset(other, "transfer")
+        record_transfer(found, config, {dataset.name: found.problem, **problems}, tracker)
+    record_probe(found, config, model, dataset.select(test), tracker)
     tracker.tags(reference_tags("activations", stored))
     tracker.summary(summary(found, config.probe.label, title))
 
@@ -198,111 +201,3 @@ def _transfer_datasets(config: ProbeConfig, dataset: TextDataset) -> list[TextDa
 
 def _classes(dataset: TextDataset) -> str:
     return f"{dataset.task} {', '.join(dataset.label_names)}".strip()
-
-
-def _record(found: Findings, config: ProbeConfig, title: str, tracker: Tracker) -> None:
-    """Scores, curves, tables and figures."""
-    from layerwise.probes.evaluation import better
-    from layerwise.reports.probe import charts
-
-    site, pooler = found.best
-    tracker.tags(
-        {
-            "dataset": config.dataset.name, "sites": ",".join(config.sites), "pooler": pooler, "site": site,
-            "classifier": config.probe.label, "metric": found.metric,
-        }
-    )  # fmt: skip
-    tracker.metrics(found.metrics())
-    best = "max" if better(found.metric) > 0 else "min"
-    layered = found.table.dropna(subset=["layer"])
-    several = layered.groupby(["name", "pooler"]).ngroups > 1
-    for (name, label), rows in layered.groupby(["name", "pooler"]):
-        where = f"_{name}_{label}".replace(":", "_") if several else ""
-        if len(rows) == 1:
-            continue
-        tracker.curve(
-            f"curve/{found.metric}{where}", dict(zip(rows["layer"].astype(int), rows["score"], strict=True)), best
-        )
-        for column in ("shuffled", "control_task", "selectivity", "random_twin"):
-            for layer, value in zip(rows["layer"], rows.get(column, []), strict=False):
-                tracker.metrics({f"curve/{column}{where}": value}, step=int(layer))
-    tracker.table(found.table, "sites")
-    tracker.table(found.validations.folds_frame(), "folds")
-    tracker.table(found.predictions, "test_predictions")
-    if found.duplicates is not None:
-        tracker.table(found.duplicates, "near_duplicates")
-    if found.templates is not None:
-        tracker.table(found.templates, "templates")
-    if found.unseen_templates is not None:
-        tracker.table(found.unseen_templates, "unseen_templates")
-    if found.code is not None:
-        tracker.table(found.code.to_frame(), "code_length")
-    if found.learning is not None:
-        tracker.table(found.learning.to_frame(), "learning_curve")
-    for name, frame in found.views.items():
-        tracker.table(frame, name)
-    for name, chart in charts(found, title).items():
-        tracker.figure(chart.plotly(), name)
-        tracker.figure(chart.picture(), name)
-
-
-def _record_transfer(
-    config: ProbeConfig,
-    model: LanguageModel,
-    dataset: TextDataset,
-    others: Sequence[TextDataset],
-    found: Findings,
-    stored: list[str],
-    tracker: Tracker,
-) -> None:
-    """Train on each dataset, test on every other, by layer, under the best site's pooler; the maps are of that site."""
-    import pandas as pd
-
-    from layerwise.data.splits import folds
-    from layerwise.probes.build import build
-    from layerwise.probes.problem import LayerRowsProbe
-    from layerwise.probes.transfer import transfer_matrix
-    from layerwise.reports.probe import transfer_maps
-
-    site, pooler = found.best
-    layer = found.best_row["layer"]
-    estimator = build(config.probe, found.problem.task, config.seed)
-    problems = {dataset.name: found.problem}
-    for other in others:
-        tracker.dataset(other, "transfer")
-        problems[other.name] = _pose(config, model, other, stored)
-    table = transfer_matrix(
-        {name: ({place: one.features[place, label] for place, label in one.features if label == pooler}, one.y) for name, one in problems.items()},
-        LayerRowsProbe(estimator) if found.problem.layer_rows else estimator,
-        {name: folds(one.y, one.groups, config.evaluation.folds, 1, config.seed, one.task) for name, one in problems.items()},
-        found.problem.task, max(2, found.problem.n_classes), found.metric,
-        {name: one.groups for name, one in problems.items() if one.groups is not None}, config.seed,
-    )  # fmt: skip
-    tracker.table(table, "transfer")
-    shown = table[table["site"] == site]
-    for name, chart in transfer_maps(shown, found.metric, None if pd.isna(layer) else int(layer)).items():
-        tracker.figure(chart.plotly(), name)
-        tracker.figure(chart.picture(), name)
-
-
-def _record_probe(
-    found: Findings, config: ProbeConfig, model: LanguageModel, test: TextDataset, tracker: Tracker
-) -> None:
-    """The best probe as a servable model, with the scores of its held-out texts."""
-    from layerwise.probes.fitted import FittedProbe
-
-    platt = found.calibration
-    probe = FittedProbe.on(
-        model, found.estimator, found.reads, found.best[1],
-        task="tokens" if test.task == "tokens" else found.problem.task,
-        label_names=found.problem.label_names,
-        over_layers=None if len(found.reads) == 1 else config.layers,
-        thresholds=asdict(found.thresholds) if found.thresholds else {},
-        calibration=(platt.slopes[0], platt.intercepts[0]) if platt and len(platt.slopes) == 1 else None,
-        max_length=config.collect.max_length,
-    )  # fmt: skip
-    with TemporaryDirectory() as folder:
-        bundle = Path(folder) / "probe"
-        probe.save(bundle)
-        uri = tracker.probe(bundle, "probe", metrics=found.held_out.to_metrics(), dataset=test)
-    tracker.tags({"logged_probe": uri})

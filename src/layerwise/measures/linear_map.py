@@ -22,10 +22,6 @@ class AffineMap:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x, dtype=np.float64) @ self.weight + self.bias
 
-    def pulled_back(self, direction: np.ndarray) -> np.ndarray:
-        """The direction of the source ``(width of the source,)`` that a direction of the target answers to: w · (x M) = (M w) · x."""
-        return self.weight @ np.asarray(direction, dtype=np.float64)
-
 
 @dataclass
 class Moments:

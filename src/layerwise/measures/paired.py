@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from layerwise.errors import UserError
 from layerwise.measures.statistics import (
@@ -175,17 +174,6 @@ def newcombe_interval(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Inte
     below = half(other.estimate - other.low, one.high - one.estimate)
     above = half(other.high - other.estimate, one.estimate - one.low)
     return Interval(difference, max(difference - below, -1.0), min(difference + above, 1.0), level)
-
-
-def jeffreys_interval(successes: float, n: int, level: float = 0.95) -> Interval:
-    """Equal-tailed interval of a share under the prior Beta(½, ½), its bounds 0 and 1 at no and n successes (Brown et al. 2001)."""
-    if n == 0:
-        return Interval(np.nan, np.nan, np.nan, level)
-    tail = (1 - level) / 2
-    beta = stats.beta(successes + 0.5, n - successes + 0.5)
-    low = 0.0 if successes == 0 else float(beta.ppf(tail))
-    high = 1.0 if successes == n else float(beta.ppf(1 - tail))
-    return Interval(successes / n, low, high, level)
 
 
 def cohen_h(share_a: float, share_b: float) -> float:

@@ -68,12 +68,6 @@ def unbiased_centred(gram: Tensor) -> Tensor:
     return centred if centred.abs().max() > rounding * gram.abs().max() else torch.zeros_like(centred)
 
 
-def hsic(gram_x: Tensor, gram_y: Tensor) -> float:
-    """Unbiased estimate of the Hilbert-Schmidt independence criterion from two Gram matrices ``(n, n)``, n > 3 (Song et al. 2012)."""
-    n = len(gram_x)
-    return float((unbiased_centred(gram_x) * unbiased_centred(gram_y)).sum() / (n * (n - 3)))
-
-
 def cka(x: Tensor, y: Tensor, kernel_x: Kernel = linear_kernel, kernel_y: Kernel = linear_kernel) -> float:
     """Centred kernel alignment with unbiased HSIC, of all items at once (Kornblith et al. 2019; Nguyen et al. 2021).
 

@@ -65,7 +65,8 @@ class FittedProbe:
         thresholds: those tuned on validation data, by what each is best for (``accuracy``, ``f1``); ``threshold`` may be one.
         calibration: (slope, intercept) of the sigmoid that makes probabilities of two classes' decision values (Platt 1999);
             labels do not depend on it.
-        model_name, model_fingerprint: the language model it was fitted on; another is refused.
+        model_name, model_fingerprint: the language model it was fitted on; another is refused. Empty where it was fitted on
+            activations that a person brought: it then reads features alone.
         model_config: the ``ModelConfig`` fields that load it again.
         max_length: the longest text in tokens, where the model's own limit was lowered.
     """
@@ -110,11 +111,19 @@ class FittedProbe:
 
     def check_model(self, model: LanguageModel) -> None:
         """UserError unless ``model`` is the very model the probe was fitted on."""
+        self._refuse_without_model()
         if model.fingerprint != self.model_fingerprint:
             raise UserError(
                 f"this probe was fitted on {self.model_name} (fingerprint {self.model_fingerprint[:12]}…), "
                 f"but {model.name} has the fingerprint {model.fingerprint[:12]}….\n"
                 "Its weights, tokenizer or chat template differ: load the model the probe belongs to, or fit a probe on this one."
+            )
+
+    def _refuse_without_model(self) -> None:
+        if not self.model_fingerprint:
+            raise UserError(
+                "this probe was fitted on activations of your own and belongs to no model here.\n"
+                "It reads features, not texts: FittedProbe.load(folder).predict_features(X)."
             )
 
     def load_model(self, trust_remote_code: bool = False, **changes: Any) -> LanguageModel:
@@ -125,6 +134,7 @@ class FittedProbe:
         """
         from layerwise.models.loading import load_model
 
+        self._refuse_without_model()
         known = {entry.name for entry in dataclass_fields(ModelConfig)}
         options = {name: value for name, value in self.model_config.items() if name in known}
         model = load_model(ModelConfig(**{**options, **changes, "trust_remote_code": trust_remote_code}))

@@ -99,7 +99,7 @@ def load_probe(uri: str, model: LanguageModel | None = None, trust_remote_code: 
         except mlflow.exceptions.MlflowException:
             raise UserError(f"no run {name!r} at {server.uri}.") from None
         if model_id is None:
-            raise UserError(f"run {name} logged no probe.")
+            raise UserError(f"run {name} logged no probe that reads texts.")
         uri = f"models:/{model_id}"
     if not uri.startswith(TRACKED):
         if not Path(uri).expanduser().is_dir():
