@@ -91,12 +91,14 @@ class Writer:
 
     def __call__(self, value: Tensor) -> Tensor:
         number, self.forwards = self.forwards, self.forwards + 1
+        if number and self.constants is not None and value.shape[1] == 1:
+            return self._moved_token(value, number)
         if value.shape[0] % self.n:
             raise UserError(
                 f"{self.acts[0].unit.place} has {value.shape[0]} rows for {self.n} texts: it mixes their tokens."
             )
-        if self.constants is not None and value.shape[1] == (1 if number else self.length):
-            return self._moved(value, number)
+        if not number and self.constants is not None and value.shape[1] == self.length:
+            return self._moved_prompts(value)
         for act in self.acts:
             axis = act.unit.place.head_axis
             tensor = seen(value, axis, self.tokens)
@@ -108,20 +110,28 @@ class Writer:
         return value
 
     @cached_property
-    def constants(self) -> list[Tensor] | None:
+    def constants(self) -> list[tuple[Act, Tensor]] | None:
         """What each act adds to a row, whatever the row is; None where one of them does more than add, or where rows must be found."""
-        found = [None if self.tokens is not None or self.measure else _constant(act) for act in self.acts]
-        return [move for move in found if move is not None] if all(move is not None for move in found) else None
+        found = [(act, None if self.tokens is not None or self.measure else _constant(act)) for act in self.acts]
+        known = [(act, move) for act, move in found if move is not None]
+        return known if len(known) == len(found) else None
 
-    def _moved(self, value: Tensor, number: int) -> Tensor:
-        """The prompts (number 0) or new token ``number`` of each text with constants added: no row is taken out and put back."""
-        for act, move in zip(self.acts, self.constants or [], strict=True):
-            new = (value.to(move.dtype) + move.view(value.shape[2:])).to(value.dtype)
-            if number:
-                value = new if act.when.on_token(number) else value
-            elif act.cells is not None:
+    def _moved_prompts(self, value: Tensor) -> Tensor:
+        """The prompts with constants added: no row is taken out and put back."""
+        self.constants = [(act, move.view(value.shape[2:])) for act, move in self.constants or []]
+        for act, move in self.constants:
+            if act.cells is not None:
                 there = act.cells.mask(self.length).repeat_interleave(len(value) // self.n, 0)
-                value = torch.where(there.view(*there.shape, *[1] * (value.dim() - 2)), new, value)
+                there = there.view(*there.shape, *[1] * (value.dim() - 2))
+                value = torch.where(there, (value + move).to(value.dtype), value)
+        return value
+
+    def _moved_token(self, value: Tensor, number: int) -> Tensor:
+        """New token ``number`` of each text with constants added; this runs once a layer and token, so it does nothing else."""
+        for act, move in self.constants or ():
+            if act.when.on_token(number):
+                new = value + move
+                value = new if new.dtype == value.dtype else new.to(value.dtype)
         return value
 
     def _written(self, act: Act, where: Where, tensor: Tensor) -> Tensor:

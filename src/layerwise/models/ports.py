@@ -54,7 +54,7 @@ class Port:
         """The tensor as the model wants it back: the inverse of :meth:`shaped`."""
         if self.scale != 1.0:
             value = value / self.scale
-        return value.reshape(like.shape)
+        return value if value.dim() == like.dim() else value.reshape(like.shape)
 
 
 def first_tensor(value: Any) -> Tensor | None:

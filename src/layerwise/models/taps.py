@@ -133,7 +133,8 @@ def _written(value: Tensor, head: int | None, write: Write, port: Port) -> Tenso
         raise UserError(f"a write must keep the shape {tuple(part.shape)}, but gave {tuple(new.shape)}.")
     if new is part and head is None:
         return value if not port.shared else part
-    new = new.to(value.dtype)
+    if new.dtype != value.dtype:
+        new = new.to(value.dtype)
     if head is None:
         return new
     heads = list(value.unbind(port.head_axis))
