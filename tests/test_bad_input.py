@@ -36,10 +36,35 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
         "not_a_list.yaml": "model: [unclosed\n",
         "misspelt.yaml": "modle: smollm2\n",
         "not_an_estimator.py": "class Probe:\n    pass\n",
+        "nan_labels.csv": "text,label\n"
+        + "".join(f"{text},{'NaN' if i == 3 else label}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "one_word.csv": "text,label\n"
+        + "".join(f"{text},{'many' if i == 3 else label}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "rare.csv": "text,label\n"
+        + "".join(f"{text},{'mixed' if i == 3 else label}\n" for i, (text, label) in enumerate(REVIEWS)),
+        "accents.csv": "text,étiquette\n" + "".join(f"{text},{label}\n" for text, label in REVIEWS),
+        "same_columns.csv": "text,text,label\n" + "".join(f"{text},{text},{label}\n" for text, label in REVIEWS),
+        "ragged.csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in REVIEWS) + "a,b,c,d\n",
+        "nothing.csv": "",
+        "header.csv": "text,label\n",
+        "twice.yaml": "seed: 1\nseed: 2\n",
+        "tabs.yaml": "model:\n\tname: smollm2\n",
+        "listed.yaml": "- probe\n- extract\n",
+        "python.yaml": "model: !!python/object/apply:os.system [echo]\n",
+        "five.yaml": "sites: 5\n",
+        "loader_fails.py": "def load():\n    return 1 / 0\n",
     }
     for name, text in write.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "picture.csv").write_bytes(bytes(range(256)) * 20)
+    (folder / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\x05" * 40)
+    (folder / "words.gguf").write_text("hello")
+    (folder / "cut.whl").write_bytes(b"PK\x03\x04 cut")
+    (folder / "folder.yaml").mkdir()
+    (folder / "folder.csv").mkdir()
+    (folder / "folder.npy").mkdir()
+    np.savez(folder / "none.npz")
+    np.save(folder / "cube.npy", np.ones((40, 2, 3)))
     (folder / "a_file").write_text("not a folder")
     (folder / "no_config").mkdir()
     (folder / "damaged_probe").mkdir()
@@ -202,6 +227,53 @@ MISTAKES = {
         "apply --prompt hi --generate {max_new_tokens:~5}",
         ["max_new_tokens is a field of its own"],
     ),
+    "folder for a config": ("probe --config folder.yaml", ["folder.yaml", "folder", "YAML file in it"]),
+    "folder for a data file": ("probe --model MODEL --dataset folder.csv", ["folder.csv holds no data files"]),
+    "folder for activations": ("probe --dataset good.csv --activations folder.npy", ["folder.npy is a folder"]),
+    "activations without arrays": ("probe --dataset good.csv --activations none.npz", ["none.npz holds no arrays"]),
+    "activations of every token": ("probe --dataset good.csv --activations cube.npy", ["(texts, width)", "(40, 2, 3)"]),
+    "field twice in a config": ("probe --config twice.yaml", ["twice.yaml, line 2", "'seed' appears twice"]),
+    "flag twice": (f"probe {GOOD} --seed 1 --seed 2", ["--seed is given twice"]),
+    "tabs in a config": ("probe --config tabs.yaml", ["tabs.yaml, line 2", "'\\t'"]),
+    "list for a config": ("probe --config listed.yaml", ["listed.yaml", "a mapping", "a list of 2"]),
+    "code in a config": ("probe --config python.yaml", ["python.yaml, line 1", "not valid YAML"]),
+    "number for a list of texts": ("probe --config five.yaml", ["sites: got 5 from five.yaml", "each text"]),
+    "fraction for a whole number": (f"probe {GOOD} --evaluation.folds 2.5", ["'2.5'", "a whole number"]),
+    "empty value": (f"probe {GOOD} --seed=", ["seed: got ''", "a whole number"]),
+    "value without its flag": (f"probe {GOOD} smollm2", ["got 'smollm2' where a flag was expected"]),
+    "label that is NaN": ("probe --model MODEL --dataset nan_labels.csv", ["row 4 has label NaN", "'label'"]),
+    "word among targets": (
+        "probe --model MODEL --dataset one_word.csv --dataset.labels.task regression",
+        ["a regression needs numbers", "holds 'many'"],
+    ),
+    "class of one row": (
+        "probe --model MODEL --dataset rare.csv --evaluation.folds 2",
+        ["2 folds need", "class 'mixed' has 1"],
+    ),
+    "column name without its accent": (
+        "probe --model MODEL --dataset accents.csv --dataset.label etiquette",
+        ["no column 'etiquette'", "Did you mean 'étiquette'?"],
+    ),
+    "two columns of one name": (
+        "probe --model MODEL --dataset same_columns.csv --dataset.text text",
+        ["two columns have the same name"],
+    ),
+    "row of too many cells": ("probe --model MODEL --dataset ragged.csv", ["row 41", "4 cells where 2 are wanted"]),
+    "data file of nothing": ("probe --model MODEL --dataset nothing.csv", ["nothing.csv is empty"]),
+    "data file of a header": ("probe --model MODEL --dataset header.csv", ["a header (text, label) and no rows"]),
+    "loader that fails": ("probe --model MODEL --dataset loader_fails.py:load", ["ZeroDivisionError"]),
+    "negative layer out of range": (f"probe {GOOD} --sites resid_post.-3", ["-3", "-2 to -1"]),
+    "range of layers backwards": (f"probe {GOOD} --sites resid_post.1-0", ["resid_post.1-0", "backwards"]),
+    "no site": (f"probe {GOOD} --sites=", ["no site was named", "resid_post"]),
+    "token that no text has": (f"probe {GOOD} --poolers index:99", ["index:99", "6 tokens"]),
+    "batches of nothing": (f"probe {GOOD} --collect.token_budget 0", ["collect.token_budget", "at least 1, got 0"]),
+    "GGUF cut off": ("probe --model cut.gguf --dataset good.csv", ["cut.gguf cannot be unpacked", "cut short"]),
+    "GGUF that is none": ("probe --model words.gguf --dataset good.csv", ["words.gguf is not a GGUF file"]),
+    "wheel cut off": ("probe --model cut.whl --dataset good.csv", ["cut.whl is not a whole wheel"]),
+    "file for a model": ("probe --model good.csv --dataset good.csv", ["good.csv is a file", ".gguf"]),
+    "model of no run": ("probe --model runs:/abc --dataset good.csv", ["'abc' is no run's id"]),
+    "device that is not there": (f"probe {GOOD} --model.device gpu", ["'gpu' cannot be used", "cpu"]),
+    "key of no part": ("store --action remove --key nothere", ["'nothere'"]),
     "extraction from an unknown site": ("extract --model MODEL --dataset good.csv --sites mlp_uot.0", ["mlp_uot.0"]),
 }
 
@@ -211,7 +283,7 @@ def test_mistake_is_explained(name: str, run: Callable[[str], tuple[int, str]], 
     line, expected = MISTAKES[name]
     before = sorted(path.name for path in place.iterdir())
     code, said = run(line)
-    message = [row for row in said.splitlines() if not row.startswith(("collect:", "probe:", "note:"))]
+    message = [row for row in said.splitlines() if not row.startswith(("collect:", "probe:", "note:", "Unpacking "))]
     assert code == 2, said
     assert "Traceback" not in said
     assert message[0].startswith("layerwise: error: ")
@@ -236,11 +308,24 @@ def test_a_failed_run_tells_why(run: Callable[[str], tuple[int, str]], place: Pa
     assert all(one.info.status == "FAILED" for one in found)
 
 
-def test_server_out_of_reach(run: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://127.0.0.1:9", "nothing listens there"),
+        ("ftp://files.org", "an address begins with http://"),
+        ("localhost:5000", "an address begins with http://"),
+        ("sqlite:////no_such_folder/mlflow.db", "there is no folder /no_such_folder"),
+        ("sqlite://", "names no file"),
+    ],
+)
+def test_server_that_cannot_be_used(
+    uri: str, expected: str, run: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     code, said = run(f"probe {GOOD}")
     assert code == 2
-    assert "http://127.0.0.1:9" in said
+    assert uri in said or uri.removeprefix("sqlite:///") in said
+    assert expected in said, said
     assert "Traceback" not in said
 
 

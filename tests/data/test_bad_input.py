@@ -54,7 +54,7 @@ FILES = {
     "label NaN": ("a.json", '[{"text": "a b", "label": 1}, {"text": "c d", "label": NaN}]', {}, "row 2 has label nan"),
     "label infinite": ("a.json", '[{"text": "a b", "label": 0.5}, {"text": "c d", "label": Infinity}]', {"labels": LabelsConfig(task="regression")}, "row 2 has an infinite label"),
     "label in a list": ("a.jsonl", [{"text": "a b", "label": [1]}], {}, "row 1: the label .* is a list, not one value"),
-    "words for a regression": ("a.jsonl", rows(label="good"), {"labels": LabelsConfig(task="regression")}, "a regression needs numbers, but column 'label' holds 0, 'good'"),
+    "words for a regression": ("a.jsonl", rows(label="good"), {"labels": LabelsConfig(task="regression")}, "a regression needs numbers, but column 'label' holds 'good'"),
     "fractions for a classification": ("a.jsonl", rows(label=0.5), {"labels": LabelsConfig(task="classification")}, "holds fractions .*\n.*labels.classes=quantiles:2"),
     "texts for labels": ("a.jsonl", [{"text": f"t {i}", "label": f"free text {i}"} for i in range(120)], {}, "120 different values in 120 rows, which are no classes"),
     "names that do not fit words": ("a.jsonl", ROWS, {"labels": LabelsConfig(names=["no", "maybe"])}, "'yes', which is not among labels.names .no, maybe."),

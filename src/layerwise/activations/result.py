@@ -193,6 +193,8 @@ class Activations:
         Names ``site|pooler``, as ``save`` writes them, become keys; other names get the pooler ``given``.
         """
         path = Path(path).expanduser()
+        if path.is_dir():
+            raise UserError(f"{path} is a folder. Activations come as .npy, .npz or .safetensors files.")
         try:
             if path.suffix == ".npy":
                 arrays: dict[str, np.ndarray] = {path.stem: np.load(path, allow_pickle=False)}
@@ -207,6 +209,8 @@ class Activations:
             raise UserError(f"there is no file {path}.") from None
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"cannot read {path} as activations: {error}") from error
+        if not arrays:
+            raise UserError(f"{path} holds no arrays.")
         keyed: dict[str | Key, np.ndarray] = {}
         for name, array in arrays.items():
             site, bar, pooler = name.rpartition("|")

@@ -12,7 +12,7 @@ import pandas as pd
 from layerwise.data.columns import SPLIT_NAMES, choose_columns
 from layerwise.data.config import DatasetConfig
 from layerwise.data.dataset import TextDataset
-from layerwise.data.labels import is_missing, read_labels
+from layerwise.data.labels import is_missing, is_unlabelled, read_labels
 from layerwise.data.subset import matching, shrink
 from layerwise.data.table import Table, row_name
 from layerwise.data.templates import in_wordings
@@ -47,7 +47,7 @@ def build(table: Table, config: DatasetConfig, drop_incomplete: bool = False) ->
     notes = list(table.notes)
     if drop_incomplete:
         whole = ~np.logical_or.reduce(
-            [frame[columns[role]].map(_no_text).to_numpy(bool) for role in ("text", "label", "pair") if role in columns]
+            [frame[columns[role]].map(missing).to_numpy(bool) for role, missing in _MISSING.items() if role in columns]
             or [np.zeros(len(frame), bool)]
         )
         if not whole.all():
@@ -165,6 +165,13 @@ def only_splits(dataset: TextDataset, wanted: str | None) -> TextDataset:
 
 def _no_text(value: Any) -> bool:
     return not isinstance(value, list | dict | np.ndarray) and is_missing(value)
+
+
+def _no_label(value: Any) -> bool:
+    return not isinstance(value, list | dict | np.ndarray) and is_unlabelled(value)
+
+
+_MISSING = {"text": _no_text, "label": _no_label, "pair": _no_text}
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:

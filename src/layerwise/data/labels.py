@@ -35,6 +35,11 @@ def is_missing(value: Any) -> bool:
     )
 
 
+def is_unlabelled(value: Any) -> bool:
+    """Whether a label's cell holds none: missing, or ``NaN`` written out as a text file has it."""
+    return is_missing(value) or (isinstance(value, str) and value.strip().lower() == "nan")
+
+
 def read_labels(frame: pd.DataFrame, column: str, rules: LabelsConfig, known_names: tuple[str, ...] = ()) -> Labels:
     """The labels in ``column``.
 
@@ -47,8 +52,8 @@ def read_labels(frame: pd.DataFrame, column: str, rules: LabelsConfig, known_nam
     """
     values = frame[column]
     for position, value in enumerate(values):
-        if is_missing(value):
-            shown = "no label" if value is None or isinstance(value, str) else f"label {value}"
+        if is_unlabelled(value):
+            shown = "no label" if is_missing(value) and not isinstance(value, float) else f"label {value}"
             raise UserError(
                 f"{row_name(frame, position)} has {shown} (column {column!r}). Fill it in, or let `prepare` drop such rows."
             )
@@ -61,7 +66,7 @@ def read_labels(frame: pd.DataFrame, column: str, rules: LabelsConfig, known_nam
     if rules.classes is not None or rules.task == "regression":
         if numbers is None:
             wanted = f"labels.classes={rules.classes}" if rules.classes else "a regression"
-            raise UserError(f"{wanted} needs numbers, but column {column!r} holds {_examples(values)}.")
+            raise UserError(f"{wanted} needs numbers, but column {column!r} holds {_examples(_words_in(values))}.")
         if not np.isfinite(numbers).all():
             raise UserError(
                 f"{row_name(frame, int(np.flatnonzero(~np.isfinite(numbers))[0]))} has an infinite label (column {column!r})."
@@ -115,6 +120,12 @@ def _numbers(values: pd.Series) -> np.ndarray | None:
         return None
     numbers = pd.to_numeric(values, errors="coerce")
     return None if numbers.isna().any() else numbers.to_numpy(dtype=np.float64)
+
+
+def _words_in(values: pd.Series) -> pd.Series:
+    """Those values that are no numbers; all where that is not what is wrong with them."""
+    words = values[pd.to_numeric(values, errors="coerce").isna()]
+    return words if len(words) else values
 
 
 def _named_classes(words: pd.Series, column: str, names: list[str] | None) -> Labels:

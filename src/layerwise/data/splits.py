@@ -5,6 +5,8 @@ Both are one act: deal groups of rows to buckets so that every bucket gets its s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from layerwise.data.dataset import TextDataset
@@ -47,6 +49,7 @@ def folds(
     repeats: int = 1,
     seed: int = 0,
     task: str = "classification",
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """The fold each row is held out in, for every repetition.
 
@@ -56,6 +59,7 @@ def folds(
     Args:
         labels: ``(n,)`` class ids or targets; None where only ``groups`` matter.
         groups: ``(n,)``, or None.
+        names: of the classes by id, for the message about one that is too small.
 
     Returns:
         ``(repeats, n)`` int64 fold ids from 0 to ``n_folds - 1``.
@@ -79,8 +83,10 @@ def folds(
     if task == "classification":
         counts = np.bincount(strata)
         if counts.min() < n_folds:
+            smallest = np.unique(labels)[counts.argmin()] if labels is not None else 0
+            which = f"class {names[int(smallest)]!r}" if names else "one class"
             raise UserError(
-                f"{n_folds} folds need at least {n_folds} rows of every class; one class has {int(counts.min())}.\n"
+                f"{n_folds} folds need at least {n_folds} rows of every class; {which} has {int(counts.min())}.\n"
                 "Use fewer folds, more rows, or leave that class out."
             )
     shares = np.full(n_folds, 1 / n_folds)

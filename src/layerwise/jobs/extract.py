@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from layerwise.activations.poolers import Last, Mean, Pooler
 from layerwise.data.config import DatasetConfig
-from layerwise.errors import check_seed
+from layerwise.errors import UserError, check_seed
 from layerwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class ExtractConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.token_budget < 1:
+            raise UserError(f"token_budget must be at least 1, got {self.token_budget}.")
         check_seed(self.seed)
 
 

@@ -47,6 +47,10 @@ class CollectConfig:
     keep: bool = True
     store: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.token_budget < 1:
+            raise UserError(f"collect.token_budget must be at least 1, got {self.token_budget}.")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:

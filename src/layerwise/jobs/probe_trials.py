@@ -150,8 +150,9 @@ class ProbeTrials:
         if repeat not in self._folds:
             evaluation = config.evaluation
             self._folds[repeat] = deal_folds(
-                problem.y, problem.groups, evaluation.folds, evaluation.repeats, config.seed + repeat, problem.task
-            )
+                problem.y, problem.groups, evaluation.folds, evaluation.repeats, config.seed + repeat, problem.task,
+                problem.label_names,
+            )  # fmt: skip
         return self._folds[repeat]
 
     def _validated(

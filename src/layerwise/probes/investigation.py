@@ -123,7 +123,7 @@ def investigate(
     estimator = build(probe, problem.task, seed)
     if problem.layer_rows:
         estimator = LayerRowsProbe(estimator)
-    folds = deal_folds(dev.y, dev.groups, evaluation.folds, evaluation.repeats, seed, problem.task)
+    folds = deal_folds(dev.y, dev.groups, evaluation.folds, evaluation.repeats, seed, problem.task, problem.label_names)
     measured: dict[str, Any] = {
         "task": problem.task,
         "n_classes": max(2, problem.n_classes),

@@ -35,6 +35,8 @@ def local_folder(uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "Not a proper runs:/ URI" in reason:
+            reason = f"{uri.removeprefix('runs:/')!r} is no run's id, which has 32 digits and letters a to f."
         raise UserError(
             f"{uri} cannot be read from {mlflow.get_tracking_uri()}: {reason}\n"
             "A run's model is runs:/RUN_ID/NAME; a registered one models:/NAME/VERSION or models:/NAME@ALIAS."

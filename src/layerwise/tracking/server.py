@@ -22,6 +22,7 @@ from layerwise.files import is_on_network
 from layerwise.tracking.secrets import redacted
 
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_KINDS = "an address begins with http://, https://, sqlite:///, postgresql://, mysql:// or mssql://."
 _WAY_OUT = "Start it, or set MLFLOW_TRACKING_URI to another one (sqlite:///mlflow.db needs no server)."
 
 
@@ -102,6 +103,8 @@ def _first_use(uri: str) -> Any:
     """A lock beside a sqlite file; nothing for a server, which makes its own tables."""
     path = _sqlite_path(uri)
     if path is None:
+        if uri.startswith("sqlite:"):
+            raise UserError(f"the tracking database {uri} names no file, so nothing would be kept.\n{_WAY_OUT}")
         return nullcontext()
     if not path.parent.is_dir():
         raise UserError(f"the tracking database {path} cannot be made: there is no folder {path.parent}.")
@@ -163,6 +166,8 @@ def _reason(error: BaseException) -> str:
         "Name or service not known": "no such host.",
         "timed out": "no answer.",
         "maintenance mode": "a folder of files as a tracking store is no longer supported by MLflow.",
+        "Can't load plugin": _KINDS,
+        "unsupported URI": _KINDS,
         "out-of-date database schema": "its tables are of another MLflow version; `mlflow db upgrade` brings them up to date.",
         "file is not a database": "the file is not a sqlite database.",
     }.items():
