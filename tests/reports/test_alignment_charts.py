@@ -28,7 +28,7 @@ def table(layers: tuple[int, ...], positions: tuple[str, ...]) -> pd.DataFrame:
     rows = [
         {
             "variables": "v", "place": f"resid_post.{layer} {position}", "site": f"resid_post.{layer}", "layer": layer, "positions": position,
-            "accuracy": 0.1 * layer, "low": 0.0, "high": 1.0, "control": 0.5, "whole": 0.6,
+            "accuracy": 0.1 * layer, "low": 0.0, "high": 1.0, "control": 0.5, "whole": 0.6, "before": None,
         }
         for layer in layers
         for position in positions
@@ -42,6 +42,8 @@ def test_a_grid_is_a_map_and_curves_and_places_without_layers_are_rows() -> None
     np.testing.assert_allclose(charts["alignment_map_v_resid_post"].values[:, 0], [0, 0.1, 0.2])  # type: ignore[union-attr]
     assert len(charts["alignment_training"].series[0].y) == 20  # type: ignore[union-attr]
     assert set(alignment_charts(table((-1,), ("all",)), {}, "task", "model")) == {"alignment_places"}
+    alone = alignment_charts(table((1,), ("last",)).assign(before=0.05), {}, "task", "model")
+    np.testing.assert_allclose(alone["alignment_places"].values, [[0.1, 0.5, 0.6, 0.05]])  # type: ignore[union-attr]
     for chart in charts.values():
         chart.plotly(), chart.picture()
 

@@ -265,8 +265,6 @@ def test_what_cannot_be_aligned(speaking: LanguageModel, larger: TextTask, pairs
         found(Alignment(speaking, larger), [at(("resid_post.0", "40"))], pairs)
     with pytest.raises(UserError, match="share a basis only with"):
         Settings(method="mask", together=True)
-    with pytest.raises(UserError, match="method: interchange"):
-        Settings(train_model=True)
     with pytest.raises(UserError, match=r"training.loss"):
         found(
             Alignment(speaking, larger, training=Training(loss="nowhere.py:x")), [at(("resid_post.0", "last"))], pairs

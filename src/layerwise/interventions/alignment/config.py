@@ -53,8 +53,8 @@ class Alignment:
     together: the variables get parts of one rotation, and are exchanged alone and at once; otherwise each has rotations of its own.
     method: what is learned: low_rank, rotation, boundless, mask or rotated_mask; or interchange, which takes numbers of the model's own.
     size: numbers of the space that stand for one variable (low_rank, rotation, interchange).
-    train_model: interchange intervention training (Geiger et al. 2022): the model itself is trained too, until exchanging these numbers
-        does what exchanging the variable would do.
+    train_model: interchange intervention training (Geiger et al. 2022): the model itself is trained too, until exchanging its own first
+        ``size`` numbers at the places does what exchanging the variable would do. It is looked into before and after, in the same way.
     sites, positions: every pair of a site and positions is a place that is tried; a position is as in plans: last, -3, part:subject.
     joint: what is exchanged at once. nothing: one place, the tokens of a position alike; tokens: the tokens of a position are one long
         vector with one rotation; places: all places, each with a rotation of its own, beside each alone (do they vote?).
@@ -88,5 +88,3 @@ class Alignment:
             raise UserError(
                 f"variables share a basis only with low_rank, rotation or interchange, not with {self.method}."
             )
-        if self.train_model and self.method != "interchange":
-            raise UserError("a model is trained for numbers of its own: say method: interchange with train_model.")

@@ -10,6 +10,7 @@ import pandas as pd
 from layerwise.reports.charts import Chart, LineChart, Series
 from layerwise.reports.heat_map import HeatMap
 
+BESIDE = {"control": "random basis", "whole": "all of it", "before": "before the model was trained"}
 ACCURACY = "interchange intervention accuracy"
 SMOOTHED = 20  # points of a loss curve
 
@@ -18,9 +19,10 @@ def alignment_charts(table: pd.DataFrame, losses: Mapping[str, np.ndarray], task
     """By file name: maps of layer and position, curves over layers beside their controls, the training.
 
     table: a row for each hypothesis with ``variables``, ``place``, ``site``, ``layer`` (-1: none), ``positions``, ``accuracy``, ``low``,
-    ``high``, ``control``, ``whole``. losses: (steps,) of some of them, by name.
+    ``high``, ``control``, ``whole``, ``before``. losses: (steps,) of some of them, by name.
     """
     charts: dict[str, Chart] = {}
+    rest = [table[table["layer"] < 0]]
     layered = table[table["layer"] >= 0].assign(kind=lambda rows: rows["site"].astype(str).str.split(".").str[0])
     for (variables, kind), rows in layered.groupby(["variables", "kind"], sort=False):
         name = _file(f"{variables}_{kind}")
@@ -29,15 +31,10 @@ def alignment_charts(table: pd.DataFrame, losses: Mapping[str, np.ndarray], task
             charts[f"alignment_map_{name}"] = _map(rows, title)
         if rows["layer"].nunique() > 1:
             charts[f"alignment_curve_{name}"] = _curve(rows, title)
-    rest = table[table["layer"] < 0]
-    if len(rest):
-        columns = [column for column in ("accuracy", "control", "whole") if rest[column].notna().any()]
-        charts["alignment_places"] = HeatMap(
-            f"{task} in {model}", "what is exchanged", "place",
-            [{"accuracy": "learned", "control": "random basis", "whole": "all of it"}[column] for column in columns],
-            [f"{row.variables} at {row.place}" for row in rest.itertuples()], rest[columns].to_numpy(dtype=float), ACCURACY,
-            range=(0.0, 1.0),
-        )  # fmt: skip
+        else:
+            rest.append(rows)
+    if any(map(len, rest)):
+        charts["alignment_places"] = _places(pd.concat(rest), f"{task} in {model}")
     if losses:
         series = [Series(name, *_smoothed(values)) for name, values in losses.items()]
         charts["alignment_training"] = LineChart(f"Training on {task}", "step", "loss", series)
@@ -74,6 +71,23 @@ def _map(rows: pd.DataFrame, title: str) -> HeatMap:
     )  # fmt: skip
 
 
+def _places(rows: pd.DataFrame, title: str) -> HeatMap:
+    """Places that no layers set in order, and what stands beside each."""
+    columns = [column for column in ("accuracy", *BESIDE) if rows[column].notna().any()]
+    names = ["as aligned", *(BESIDE[column] for column in columns[1:])]
+    places = [f"{row.variables} at {row.place}" for row in rows.itertuples()]
+    return HeatMap(
+        title,
+        "what is exchanged",
+        "place",
+        names,
+        places,
+        rows[columns].to_numpy(dtype=float),
+        ACCURACY,
+        range=(0.0, 1.0),
+    )
+
+
 def _curve(rows: pd.DataFrame, title: str) -> LineChart:
     series = []
     for positions, part in rows.groupby("positions", sort=False):
@@ -81,7 +95,7 @@ def _curve(rows: pd.DataFrame, title: str) -> LineChart:
         series.append(
             Series(str(positions), layers, part["accuracy"].tolist(), part["low"].tolist(), part["high"].tolist())
         )
-        for column, words in (("control", "random basis"), ("whole", "all of it")):
+        for column, words in BESIDE.items():
             if part[column].notna().all():
                 series.append(Series(f"{positions}, {words}", layers, part[column].tolist(), muted=True))
     return LineChart(title, "layer", ACCURACY, series, y_range=(-0.02, 1.02))
