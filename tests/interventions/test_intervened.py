@@ -398,7 +398,7 @@ def test_temperature_penalty_and_taps(llama: Tiny, base: Batch, source: Batch) -
         (("operation: {kind: low_rank_rotation, rank: 17}, sites: mlp_out.0",), {}, "no rotation of rank 17"),
         (("operation: interchange, sites: mlp_out.0",), {"sources": {"source": "source"}}, "text 0 has 7 tokens in the source and 6"),
         (("operation: interchange, sites: 'mlp_out.0-1', read: resid_post.0",), {}, "writes 2 sites and reads 1"),
-        (("operation: zero, sites: mlp_out.0, when: decode",), {}, "use generate, or say when: prompt"),
+        (("operation: zero, sites: mlp_out.0, when: decode",), {}, "say when: prompt or every, or generate"),
         (
             ("operation: zero, sites: mlp_out.0, positions: 0-2", "operation: {kind: constant, value: 1}, sites: mlp_out.0, positions: 2"),
             {},

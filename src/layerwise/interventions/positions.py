@@ -129,7 +129,7 @@ def _part(index: int, name: str, prompts: Prompts) -> tuple[int, int]:
         has = (
             f"It has: {', '.join(parts)}."
             if parts
-            else "Name them: prompts(model, texts, parts=[{'subject': (4, 9)}, …])."
+            else "Name them: 'parts' of each row of a file of pairs, in Python prompts(model, texts, parts=[{'subject': (4, 9)}, …])."
         )
         raise UserError(f"text {index} has no part {name!r}.{nearest(name, parts)}\n{has}")
     start, end = parts[name]

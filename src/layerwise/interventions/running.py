@@ -197,7 +197,7 @@ class Running:
         when = When(str(step.when))
         if not self.request.generates and not when.on_prompt:
             raise UserError(
-                f"{step.name} acts on new tokens only (when: {step.when}): use generate, or say when: prompt."
+                f"{step.name} acts on new tokens only (when: {step.when}), and here none are made: say when: prompt or every, or generate."
             )
         cells = self._cells(unit, name, reading=False) if when.on_prompt else None
         source = self._source(unit, n) if step.source else None

@@ -192,8 +192,8 @@ def _tensors(folder: Path, key: str) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, AttributeError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(
             f"{file} is damaged, or holds objects besides tensors, which could run code: nothing was read.\n"
-            f"{str(error).splitlines()[0][:160]}"
-        ) from None
+            "Take a folder as pyvene writes it, of tensors alone."
+        ) from error
 
 
 def _groups(saved: list[_Saved]) -> list[int]:
