@@ -18,10 +18,15 @@ import pytest
 from layerwise.__main__ import main
 from layerwise.comparison.loading import load_items
 from layerwise.comparison.scoring import behave
+from layerwise.jobs.train import TrainConfig
 from layerwise.jobs.train_record import scores
+from layerwise.jobs.train_samples import WrittenSamples
 from layerwise.models.loading import load_model
 from layerwise.models.sites import SiteMap
 from layerwise.tracking.models import register
+from layerwise.tracking.run import Tracker
+from layerwise.tracking.server import connect
+from layerwise.training.writing import Written
 
 SMALL = (
     "--data.options.max_length", "3", "--data.options.letters", "12", "--data.train", "200", "--data.validation", "20", "--data.test", "10",
@@ -345,6 +350,29 @@ def test_mistakes_in_ablations_are_explained(
     (tmp_path / "ablation.yaml").write_text(json.dumps(fields))
     assert main(["ablate", "--config", "ablation.yaml"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_samples_of_a_run_that_was_killed_are_gone_on_with(
+    database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there is read once, and nothing of it is written twice."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    tracker = Tracker(connect(), "train", TrainConfig())
+    tracker.begin(data="drawn")
+    first = WrittenSamples(tracker, "a model", begun=False)
+    for step in (0, 10):
+        first.add([Written(f"{step}?", "a", "b", False), Written("say", "a")], step)
+    later = WrittenSamples(tracker, "a model", begun=True)
+    later.add([Written("another", "a")], 10)
+    later.add([Written("20?", "b", "b", True)], 20)
+    tracker.end("FINISHED")
+    kept = table(client, client.get_run(tracker.run_id), "samples")
+    assert kept["step"].tolist() == [0, 0, 10, 10, 20]
+    assert kept["prompt"].tolist() == ["0?", "say", "10?", "say", "20?"]
+    assert [row if isinstance(row, bool) else None for row in kept["right"]] == [False, None, False, None, True]
+    page = Path(client.download_artifacts(tracker.run_id, "samples.html", str(tmp_path))).read_text(encoding="utf-8")
+    assert (page.count("✓ right"), page.count("✗ wrong"), page.count("<h2>")) == (1, 2, 3)
 
 
 LONG = (

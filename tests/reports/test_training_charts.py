@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from layerwise.jobs.train_ablations import differences
-from layerwise.reports.training import ablation_chart, learning_curves, samples_page
+from layerwise.reports.training import ablation_chart, learning_curves, samples_page, samples_section
 
 HISTORIES = {
     "batch/loss": [(1, 3.0), (2, 2.5), (3, 2.0)],
@@ -73,11 +73,11 @@ def test_a_page_of_what_was_written() -> None:
         {"step": 20, "prompt": "ab>", "text": "ab", "expected": "ab", "right": True},
         {"step": 20, "prompt": "c", "text": "d", "expected": None, "right": None},
     ]
-    page = samples_page(pd.DataFrame(rows), "a model")
+    page = samples_page([samples_section(20, rows[1:]), samples_section(0, rows[:1])], "a model")
     assert page.index("step 20") < page.index("step 0")
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert (page.count("✓ right"), page.count("✗ wrong")) == (1, 1)
-    free = samples_page(pd.DataFrame([{**rows[2], "step": 1}]), "a model")
+    free = samples_section(1, rows[2:])
     assert "expected" not in free
     assert "right</td>" not in free

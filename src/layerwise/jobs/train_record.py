@@ -7,15 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from layerwise.config import flatten, named_code
 from layerwise.errors import UserError
 from layerwise.files import atomic_file, cache_folder, digest, explain_os_errors, file_digest
+from layerwise.jobs.train_samples import WrittenSamples
 from layerwise.models.quiet import quiet_transformers
 from layerwise.process import is_alive, is_main, myself, together
 from layerwise.tracking.language_models import last_steps, log_language_model, logged_names, origin, training_data
@@ -24,7 +23,6 @@ from layerwise.tracking.run import Tracker
 from layerwise.tracking.trials import TrialTracker, adopted
 from layerwise.training.fit import Listener, Trained
 from layerwise.training.trainer import Diverged, last_checkpoint
-from layerwise.training.writing import Written
 
 if TYPE_CHECKING:
     from layerwise.comparison.items import Items
@@ -69,7 +67,11 @@ class Recorded:
 
     @property
     def listener(self) -> Listener:
-        return Listener(self.curve, self.written, self.keep, self.questions) if is_main() else Listener()
+        if not is_main():
+            return Listener()
+        title = f"{name_of_model(self.config)} on {name_of_data(self.config)}"
+        samples = WrittenSamples(self.tracker, title, begun=bool(self.known))
+        return Listener(self.curve, samples.add, self.keep, self.questions)
 
     def curve(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of a step; what the run holds already, from before it was killed, is not written twice."""
@@ -82,17 +84,6 @@ class Recorded:
                 f"{name} {value:.4g}" for name, value in new.items() if name.startswith(("val/", "train/"))
             )
             print(f"step {step:,}: {shown}", flush=True)
-
-    def written(self, written: list[Written], step: int) -> None:
-        """What the model wrote, a row each, in the one table that grows, and as a page that the browser shows."""
-        from layerwise.reports.training import samples_page
-
-        if step > self.known.get("val/loss", -1):
-            tracker = self.tracker
-            tracker.item_table(pd.DataFrame([{"step": step, **asdict(one)} for one in written]), "samples")
-            everything = tracker.read_item_table("samples")  # of before it was killed too
-            title = f"{name_of_model(self.config)} on {name_of_data(self.config)}"
-            tracker.text(samples_page(everything, title), "samples.html")
 
     def keep(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """A checkpoint as a model of its own."""

@@ -237,12 +237,6 @@ class Tracker:
         """The table of a run's items: ``tables/name.parquet`` by MLflow's own ``log_table``, so that MLflow lists it as the run's table."""
         self.client.log_table(self.run_id, frame, f"tables/{name}.parquet")
 
-    def read_item_table(self, name: str) -> pd.DataFrame:
-        """All rows that ``item_table`` has written to this run so far, in their order."""
-        experiment = self.client.get_run(self.run_id).info.experiment_id
-        rows: pd.DataFrame = self.client.load_table(experiment, f"tables/{name}.parquet", run_ids=[self.run_id])
-        return rows
-
     def figure(self, figure: Any, name: str) -> None:
         """A chart of ``reports`` drawn both ways; a plotly figure or a matplotlib figure in its own way.
 

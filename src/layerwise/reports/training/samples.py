@@ -1,15 +1,12 @@
-"""What a model in training wrote at each evaluation, as one page that needs nothing else."""
+"""What a model in training wrote, a section for each evaluation, as one page that needs nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerwise.reports.token_view import page
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _STYLE = """
 td { font-family: ui-monospace, monospace; overflow-wrap: anywhere; white-space: pre-wrap; } td.mark { white-space: nowrap; width: 4rem; }
@@ -18,19 +15,20 @@ td { font-family: ui-monospace, monospace; overflow-wrap: anywhere; white-space:
 _MARKS = {True: '<td class="mark right">✓ right</td>', False: '<td class="mark wrong">✗ wrong</td>'}
 
 
-def samples_page(samples: pd.DataFrame, title: str) -> str:
-    """The page of a table with the columns step, prompt, text, expected and right, the last evaluation first.
+def samples_page(sections: Sequence[str], title: str) -> str:
+    """The page of the sections of a training's evaluations, in the order given."""
+    return page(title, sections, _STYLE)
 
-    ``expected`` and ``right`` are empty for texts without a right answer; where all are, they are no columns of the page.
+
+def samples_section(step: int, samples: Sequence[Mapping[str, Any]]) -> str:
+    """What was written at one evaluation, as HTML: rows with prompt, text, expected and right.
+
+    ``expected`` and ``right`` are empty for texts without a right answer; where all are, they are no columns of the table.
     """
-    judged = bool(samples["right"].notna().any())
-    parts = []
-    for step in sorted(set(samples["step"].tolist()), reverse=True):
-        written = samples[samples["step"] == step]
-        rows = "".join(_row(row, judged) for row in written.to_dict("records"))
-        head = "<th>written</th>" + ("<th>expected</th><th></th>" if judged else "")
-        parts.append(f"<h2>step {step:,}</h2>\n<table><tr>{head}</tr>{rows}</table>")
-    return page(title, parts, _STYLE)
+    judged = any(row["right"] in (True, False) for row in samples)
+    head = "<th>written</th>" + ("<th>expected</th><th></th>" if judged else "")
+    rows = "".join(_row(row, judged) for row in samples)
+    return f"<h2>step {step:,}</h2>\n<table><tr>{head}</tr>{rows}</table>"
 
 
 def _row(row: Mapping[Any, Any], judged: bool) -> str:
