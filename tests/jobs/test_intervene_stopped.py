@@ -105,6 +105,11 @@ def test_what_was_measured_before_it_was_stopped_is_not_measured_again(
         for run in (again, whole)
     ]
     assert again.info.run_id != whole.info.run_id
+    ended = client.get_run(
+        stopped.info.run_id
+    )  # what was killed with -9 could not end itself: the run that goes on does it
+    assert ended.info.status == "KILLED"
+    assert by != signal.SIGKILL or again.info.run_id in ended.data.tags["layerwise.error"]
     pd.testing.assert_frame_equal(*tables, rtol=1e-3, atol=1e-4)
 
 

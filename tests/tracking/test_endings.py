@@ -115,6 +115,29 @@ def test_a_signal_ends_the_run_as_killed(client, tmp_path, number, code, given):
 
 
 @pytest.mark.slow
+def test_what_a_kill_left_running_is_ended_by_the_run_that_does_its_work_and_by_no_other(client, tmp_path, tiny):
+    first = start(tmp_path, "--action", "wait")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "waiting\n"
+    first.kill()
+    first.communicate(timeout=30)
+    (killed,) = client.search_runs(["0"])
+    tiny("--value", "0.25")
+    assert client.get_run(killed.info.run_id).info.status == "RUNNING"
+    second, third = start(tmp_path, "--action", "wait"), start(tmp_path, "--action", "wait")
+    for process in (second, third):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+    ended = client.get_run(killed.info.run_id)
+    assert ended.info.status == "KILLED"
+    assert ended.data.tags["layerwise.error"].startswith("its process was killed; run ")
+    assert len(client.search_runs(["0"], "attributes.status = 'RUNNING'")) == 2  # those that live are left alone
+    for process in (second, third):
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.slow
 def test_several_processes_may_be_the_first_to_use_a_database(tmp_path):
     import mlflow
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.tracking.context.registry import resolve_tags
 
 from layerwise.process import is_alive, myself
-from layerwise.tracking.run import Tracker
 from layerwise.tracking.server import Server
+
+if TYPE_CHECKING:
+    from layerwise.tracking.run import Tracker
 
 PARENT = "mlflow.parentRunId"
 _PROCESS = "layerwise.process"
@@ -38,6 +40,20 @@ def end_dead(server: Server, near: str, silent: Collection[str]) -> int:
     for run in running(server, near, "tags.`layerwise.job` = 'search'"):
         alive = is_alive(json.loads(run.data.tags.get(_PROCESS, "{}")))
         if alive is False or (alive is None and run.info.run_id in silent):
+            server.client.set_terminated(run.info.run_id, "KILLED")
+            ended += 1
+    return ended
+
+
+def end_killed(server: Server, fingerprint: str, by: str) -> int:
+    """End the runs whose process was killed at the work that the run ``by`` now does; returns how many.
+
+    Only those of this machine: of others nobody here can tell whether they live.
+    """
+    ended = 0
+    for run in running(server, by, f"tags.`layerwise.fingerprint` = '{fingerprint}'"):
+        if run.info.run_id != by and is_alive(json.loads(run.data.tags.get(_PROCESS, "{}"))) is False:
+            server.client.set_tag(run.info.run_id, "layerwise.error", f"its process was killed; run {by} does its work")
             server.client.set_terminated(run.info.run_id, "KILLED")
             ended += 1
     return ended

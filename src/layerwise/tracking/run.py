@@ -19,6 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from layerwise.config import flatten, to_yaml
 from layerwise.process import myself
+from layerwise.tracking.commands import end_killed
 from layerwise.tracking.datasets import dataset_entity
 from layerwise.tracking.fingerprint import fingerprint
 from layerwise.tracking.query import artifact_text, finished_run
@@ -80,11 +81,12 @@ class Tracker:
         """Say what this run works on (``model=model.fingerprint, data=dataset.digest()``) before the work starts.
 
         Returns the fingerprint of this work. Raises Reused, which ends the job, where a finished run has the same job, config, code and
-        identity, unless forced.
+        identity, unless forced. A run that was killed at it, which could not say so itself, is ended.
         """
         mark = self.look(**identity)
         digests = {"data_digest": identity["data"]} if "data" in identity else {}
         self.tags({"fingerprint": mark, **digests})
+        end_killed(self.server, mark, self.run_id)
         return mark
 
     def look(self, **identity: str) -> str:
