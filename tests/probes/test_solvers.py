@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
@@ -25,6 +26,7 @@ from layerwise.probes.solvers import (
     training_sets,
 )  # fmt: skip
 from layerwise.probes.solvers.principal import principal_axes
+from layerwise.probes.solvers.quasi_newton import Fits, minimise
 
 TALL, SQUARE, WIDE = (120, 20), (60, 50), (40, 150)  # rows, features
 ALPHAS = np.logspace(-2, 3, 6)
@@ -293,3 +295,29 @@ def test_features_that_are_all_constant_say_nothing_and_break_nothing(name):
     scores = coef @ X[0] + intercept
     assert np.abs(scores - scores.mean()).max() < 1.5  # what the class shares of a training set say
     np.testing.assert_allclose(coef @ rng.standard_normal(30) + intercept, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_comes_back_from_weights_that_are_surely_wrong(classes):
+    """Rows classed with certainty have no curvature: Newton's step along the line is then as long as one likes."""
+    X = torch.cat([torch.as_tensor(make_features(SQUARE))[:, 2:12], torch.ones(SQUARE[0], 1)], dim=1).double()[None]
+    X[..., :-1] = (X[..., :-1] - X[..., :-1].mean(1)) / X[..., :-1].std(1)
+    labels = torch.as_tensor(make_labels(SQUARE[0], classes)[:, 0])
+    targets = (labels == torch.arange(classes)[:, None]) if classes > 2 else (labels == 1)[None]
+    targets, rows = targets.double()[None], torch.ones(1, SQUARE[0], dtype=torch.float64)
+    penalty = torch.full((1, 1, X.shape[2]), 0.01, dtype=torch.float64)
+    zero = Fits.at_zero(X, 1, targets.shape[1])
+    found, _ = minimise(X, targets, rows, penalty, zero, own=False)
+    wrong = -50 * found.weights
+    back, _ = minimise(X, targets, rows, penalty, Fits(wrong, wrong @ X.mT[:, None]), own=False)
+    torch.testing.assert_close(back.weights, found.weights, rtol=0, atol=1e-4)
+
+
+def test_mass_mean_with_covariance_turns_the_direction_of_every_class():
+    X, y = make_features(TALL)[:, 2:8], make_labels(TALL[0], 3)[:, 0]
+    X = X + np.outer(y, np.arange(6)) * X.std(0)
+    planes, _ = mass_mean_fits(X, y, np.ones((1, len(X)), dtype=bool), covariance=True).numpy()
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(X, y)
+    for one in range(3):
+        difference = X[y == one].mean(0) - X[y != one].mean(0)
+        np.testing.assert_allclose(planes[0, 0, 0, one], np.linalg.solve(lda.covariance_, difference), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""A training set divided by class: means, and covariances within classes, plain or shrunk."""
+"""A training set divided by class: means, and covariances within classes (upper halves), plain or shrunk."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TrainingClasses:
         return self.counts / self.counts.sum()
 
     def covariance(self, shrinkage: Shrinkage) -> Tensor:
-        """(sites, d, d) within classes: each class's, weighted by its share."""
+        """(sites, d, d) within classes: each class's, weighted by its share; 0 below the diagonal."""
         if shrinkage == "auto":
             return self._shrunk_class_by_class()
         total = self._within(self.data.grams.of(self.which, self.data.scratch(0)), range(len(self.counts)))
@@ -164,7 +164,7 @@ def ledoit_and_wolf(
     As scikit-learn: features are standardised, their covariance is shrunk towards its mean variance, and scaled back.
 
     Args:
-        scatter: (sites, d, d) of the rows of one class about their mean, not standardised.
+        scatter: (sites, d, d) of the rows of one class about their mean, not standardised; 0 below the diagonal.
         number: () of rows. scale: (sites, d) their standard deviations.
         fourth: (sites,) mean of the fourth power of a standardised row's length.
         scratch: (sites, d, d) memory to use.
@@ -176,7 +176,8 @@ def ledoit_and_wolf(
     # The mean variance of standardised features: 1 unless some are constant.
     level = (scatter.diagonal(dim1=1, dim2=2) * inverse).mean(1) / number
     squared = torch.mul(scatter, scatter, out=scratch)
-    second = (product(squared, inverse[..., None])[..., 0] * inverse).sum(1) / number**2
+    second = 2 * (product(squared, inverse[..., None])[..., 0] * inverse).sum(1)  # every pair of features twice
+    second = (second - (squared.diagonal(dim1=1, dim2=2) * inverse**2).sum(1)) / number**2
     noise = (fourth - second) / (number * d)
     distance = second / d - level**2
     shrinkage = torch.where((noise > 0) & (distance > 0), torch.minimum(noise, distance) / distance, 0.0)

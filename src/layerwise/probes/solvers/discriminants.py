@@ -41,7 +41,7 @@ def lda_fits(X: Any, Y: Any, training: Any, shrinkage: Shrinkage = "auto", devic
 
     def planes(group: TrainingClasses) -> tuple[Tensor, Tensor]:
         singular: Singular = "refused" if shrinkage is None else "inverted in part"
-        coef = _solve(group.covariance(shrinkage), group.means.mT, singular).mT
+        coef = _solve(lambda: group.covariance(shrinkage), group.means.mT, singular).mT
         return _one_plane_of_two(coef, -0.5 * (coef * group.means).sum(2) + group.shares.log())
 
     return _fits(X, Y, training, device, planes)
@@ -60,19 +60,16 @@ def mass_mean_fits(X: Any, Y: Any, training: Any, covariance: bool = False, devi
     """
 
     def planes(group: TrainingClasses) -> tuple[Tensor, Tensor]:
-        within = group.covariance("auto") if covariance else None
-        coef, intercept = [], []
-        for one in range(len(group.counts)) if len(group.counts) > 2 else (1,):
-            mean, rest = group.means[:, one], group.mean_but(one)
-            difference = mean - rest
-            if within is not None:
-                direction = _solve(within, difference[..., None], "inverted in part")[..., 0]
-            else:
-                variance = group.variance_along(difference, one)
-                direction = difference * (difference.square().sum(1) / variance.clamp_min(EPSILON))[:, None]
-            coef.append(direction)
-            intercept.append(-(direction * (mean + rest)).sum(1) / 2)
-        return torch.stack(coef, dim=1), torch.stack(intercept, dim=1)
+        chosen = list(range(len(group.counts))) if len(group.counts) > 2 else [1]
+        means, rests = group.means[:, chosen], torch.stack([group.mean_but(one) for one in chosen], dim=1)
+        differences = means - rests
+        if covariance:
+            coef = _solve(lambda: group.covariance("auto"), differences.mT, "inverted in part").mT
+        else:
+            along = zip(differences.unbind(1), chosen, strict=True)
+            variances = torch.stack([group.variance_along(difference, one) for difference, one in along], dim=1)
+            coef = differences * (differences.square().sum(2) / variances.clamp_min(EPSILON))[..., None]
+        return coef, -(coef * (means + rests)).sum(2) / 2
 
     return _fits(X, Y, training, device, planes)
 
@@ -115,15 +112,15 @@ def _fits(
     return rows.each(fit)
 
 
-def _solve(covariance: Tensor, right: Tensor, singular: Singular) -> Tensor:
+def _solve(covariance: Callable[[], Tensor], right: Tensor, singular: Singular) -> Tensor:
     """``covariance⁻¹ right``; of a covariance singular to double precision the least solution, or UserError.
 
-    ``covariance`` (sites, d, d) is overwritten.
+    ``covariance`` makes the matrix (sites, d, d), its upper half.
     """
-    diagonal = covariance.diagonal(dim1=1, dim2=2).clone()
-    largest = diagonal.amax(1)
+    matrix = covariance()
+    largest = matrix.diagonal(dim1=1, dim2=2).amax(1)
     try:
-        factor = Cholesky.of(covariance)
+        factor = Cholesky.of(matrix)
         smallest = factor.factors.diagonal(dim1=1, dim2=2).square().amin(1)
         if singular == "refused" and bool((smallest <= 1e-10 * largest).any()):
             raise NotPositiveDefinite
@@ -134,8 +131,7 @@ def _solve(covariance: Tensor, right: Tensor, singular: Singular) -> Tensor:
                 "the covariance within classes is singular: too few rows for this many features, or some depend on others.\n"
                 "Use shrinkage='auto'."
             ) from None
-    lower = covariance.tril(-1)  # the half that factoring leaves alone
-    values, vectors = eigh(lower + lower.mT + torch.diag_embed(diagonal))
+    values, vectors = eigh(covariance())  # once more: factoring has overwritten it
     kept = values > values.amax(1, keepdim=True) * values.shape[1] * EPSILON
     inverse = torch.where(kept, 1 / values, 0.0)
     return product(vectors, inverse[..., None] * product(vectors.mT, right.contiguous()))

@@ -48,9 +48,10 @@ def logistic_fits(X: Any, Y: Any, training: Any, Cs: Any, standardize: bool = Tr
     strengths = np.atleast_1d(np.asarray(Cs, dtype=np.float64))
     if strengths.size == 0 or not (np.isfinite(strengths) & (strengths > 0)).all():
         raise UserError(f"C must be numbers above 0, got {strengths.tolist()}.")
-    targets = torch.as_tensor(labels, dtype=torch.float64, device=rows.X.device)[..., None]
+    targets = torch.as_tensor(labels.T, device=rows.X.device)[:, None]
     if classes > 2:
-        targets = torch.eye(classes, dtype=torch.float64, device=rows.X.device)[targets[..., 0].long()]
+        targets = targets == torch.arange(classes, device=rows.X.device)[:, None]
+    targets = targets.double()  # (label vectors, planes, n)
     fit = _between_rows if rows.X.shape[2] > WIDE * rows.X.shape[1] else _between_features
     return rows.each(lambda part: fit(part, targets, strengths, standardize))
 
@@ -102,18 +103,16 @@ def check_classes(Y: Any, masks: Masks) -> tuple[np.ndarray, int]:
 
 def _between_features(data: TrainingRows, targets: Tensor, Cs: Floats, standardize: bool) -> LinearFits:
     """Features stay in their own scale: a set's standardisation becomes its penalty's scale."""
-    sites, n, d = data.X.shape
+    sites, n, _ = data.X.shape
     _, scale = data.moments(standardize)
     centred = torch.cat([data.centred, data.X.new_ones(sites, n, 1)], dim=2)
-    sets, vectors, columns = len(data.masks), *targets.shape[1:]
-    rows = torch.as_tensor(data.masks.T, dtype=torch.float64, device=data.X.device)[:, None].expand(n, vectors, sets)
-    penalty = torch.cat([scale.square().mT, scale.new_zeros(sites, 1, sets)], dim=1)  # (sites, d + 1, sets)
-    penalty = penalty[:, :, None].expand(-1, -1, vectors, -1)
-    repeated = targets[:, :, None].expand(n, vectors, sets, columns).flatten(1, 2)
-    known = _factor_at_zero(data, penalty[:, :, 0] / Cs.min(), columns) if vectors == 1 else None
-    found = _path(centred, repeated, rows.flatten(1), penalty.flatten(2), Cs, known)
-    # (penalties, sites, d + 1, vectors · sets, columns)
-    found = found.reshape(len(Cs), sites, d + 1, vectors, sets, columns).permute(1, 4, 0, 3, 5, 2)
+    sets, vectors = len(data.masks), len(targets)
+    rows = torch.as_tensor(data.masks, dtype=torch.float64, device=data.X.device).repeat(vectors, 1)
+    penalty = torch.cat([scale.square(), scale.new_zeros(sites, sets, 1)], dim=2)  # (sites, sets, d + 1)
+    known = _factor_at_zero(data, penalty / Cs.min(), targets.shape[1]) if vectors == 1 else None
+    found = _path(centred, targets.repeat_interleave(sets, 0), rows, penalty.repeat(1, vectors, 1), Cs, known)
+    # (penalties, sites, vectors · sets, columns, d + 1)
+    found = found.unflatten(2, (vectors, sets)).permute(1, 3, 0, 2, 4, 5)
     coef = found[..., :-1]
     return LinearFits(coef, found[..., -1] - torch.einsum("stavkd,sd->stavk", coef, data.centre[:, 0]))
 
@@ -121,15 +120,15 @@ def _between_features(data: TrainingRows, targets: Tensor, Cs: Floats, standardi
 def _factor_at_zero(data: TrainingRows, penalty: Tensor, columns: int) -> Cholesky | None:
     """(sites) factors of the average training set's Hessian where all weights are 0: a Gram matrix, which other solvers share.
 
-    penalty: (sites, d + 1, sets). None where single precision does not suffice.
+    penalty: (sites, sets, d + 1). None where single precision does not suffice.
     """
     curvature = 0.25 if columns == 1 else 1 / columns  # p (1 − p) of two classes; of K, p (1 − p) K / (K − 1)
     curvature *= float(data.masks.mean())
-    sites, p, _ = penalty.shape
+    sites, _, p = penalty.shape
     hessians = penalty.new_zeros(sites, p, p, dtype=torch.float32)
     torch.mul(data.grams.whole, curvature, out=hessians[:, :-1, :-1])
     hessians[:, -1, -1] = data.masks.shape[1] * curvature  # beside it 0: the rows are centred
-    hessians.diagonal(dim1=1, dim2=2).add_(penalty.mean(2)).mul_(1 + JITTER)
+    hessians.diagonal(dim1=1, dim2=2).add_(penalty.mean(1)).mul_(1 + JITTER)
     try:
         return Cholesky.of(hessians)
     except NotPositiveDefinite:
@@ -148,11 +147,11 @@ def _between_rows(data: TrainingRows, targets: Tensor, Cs: Floats, standardize: 
         diagonal += ROUNDING * diagonal.mean(1, keepdim=True).clamp_min(1e-300)
         lower = torch.linalg.cholesky(kernel)
         units = torch.cat([lower, lower.new_ones(*lower.shape[:2], 1)], dim=2)
-        penalty = lower.new_ones(len(X), units.shape[2], targets.shape[1])
-        penalty[:, -1] = 0
-        chosen = targets[inside]
-        found = _path(units, chosen, torch.ones_like(chosen[..., 0]), penalty, Cs)
-        found = found.permute(1, 0, 3, 4, 2)  # (sites, penalties, vectors, columns, rows + 1)
+        penalty = lower.new_ones(len(X), len(targets), units.shape[2])
+        penalty[..., -1] = 0
+        chosen = targets[..., inside]
+        found = _path(units, chosen, torch.ones_like(chosen[:, 0]), penalty, Cs).transpose(0, 1)
+        # (sites, penalties, vectors, columns, rows + 1)
         turned = torch.linalg.solve_triangular(lower.mT, found[..., :-1].flatten(1, 3).mT, upper=True)
         planes = (
             product(turned.mT.contiguous(), rows).reshape(*found.shape[:-1], -1) / scale[:, which, None, None, None]
@@ -165,11 +164,11 @@ def _between_rows(data: TrainingRows, targets: Tensor, Cs: Floats, standardize: 
 def _path(
     X: Tensor, targets: Tensor, rows: Tensor, penalty: Tensor, Cs: Floats, known: Cholesky | None = None
 ) -> Tensor:
-    """(penalties, sites, p, fits, columns) weights, in the order of ``Cs``; ``penalty`` is that of C = 1.
+    """(penalties, sites, fits, columns, p) weights, in the order of ``Cs``; ``penalty`` is that of C = 1.
 
     ``known``: factors (sites) of the average fit's Hessian at zero, under the smallest of ``Cs``.
     """
-    fits, own = Fits.at_zero(X, targets.shape[1], targets.shape[2]), False
+    fits, own = Fits.at_zero(X, *targets.shape[:2]), False
     found: dict[int, Tensor] = {}
     for index in np.argsort(Cs, kind="stable").tolist():
         fits, own = minimise(X, targets, rows, penalty / Cs[index], fits, own, known)

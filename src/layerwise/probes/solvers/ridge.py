@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UserError
-from layerwise.probes.solvers.dense import eigh, gram, product, shifted_solves, subtract_outer
+from layerwise.probes.solvers.dense import eigh, half_gram, product, shifted_solves, subtract_outer
 from layerwise.probes.solvers.linear_fits import (
     Floats,
     LinearFits,
@@ -155,7 +155,7 @@ class _Problem:
         if not self.between_features:
             rows = self.scaled_rows(which)
             right = (self.Y - self.target_mean[which])[self.rows(which)]
-            return gram(rows.mT), right.expand(len(rows), -1, -1).contiguous(), rows
+            return half_gram(rows.mT), right.expand(len(rows), -1, -1).contiguous(), rows
         inside, scale = int(self.masks[which].sum()), self.scale[:, which]
         # In place throughout: fresh memory of this size costs as much as the arithmetic.
         offset = (self.mean[:, which] - self.data.centre[:, 0]) * inside**0.5
