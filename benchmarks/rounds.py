@@ -25,17 +25,26 @@ class Timing:
 def rounds(
     contestants: Mapping[str, Callable[[], object]], number: int, seed: int = 0, *, warm: bool = True
 ) -> dict[str, Timing]:
-    """Time every contestant ``number`` times, after one round that does not count unless ``warm`` is False: all have run before."""
+    """Time every contestant ``number`` times, after one round that does not count unless ``warm`` is False: all have run before.
+
+    Ctrl-C ends it early: the rounds that are whole count.
+    """
     draw = random.Random(seed)
     found = {name: Timing([], []) for name in contestants}
     for counted in range(-1 if warm else 0, number):
-        for name in draw.sample(list(contestants), len(contestants)):
-            wall, processor = time.perf_counter(), time.process_time()
-            contestants[name]()
-            wall, processor = time.perf_counter() - wall, time.process_time() - processor
-            if counted >= 0:
-                found[name].wall.append(wall)
-                found[name].processor.append(processor)
+        took: dict[str, tuple[float, float]] = {}
+        try:
+            for name in draw.sample(list(contestants), len(contestants)):
+                wall, processor = time.perf_counter(), time.process_time()
+                contestants[name]()
+                took[name] = time.perf_counter() - wall, time.process_time() - processor
+        except KeyboardInterrupt:
+            if counted < 1:
+                raise
+            break
+        for name, (wall, processor) in took.items() if counted >= 0 else ():
+            found[name].wall.append(wall)
+            found[name].processor.append(processor)
         print(f"round {counted + 1} of {number}", file=sys.stderr)
     return found
 

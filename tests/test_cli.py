@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -79,6 +80,14 @@ def test_every_field_of_every_job_is_explained(name, capsys):
     unexplained = [field.name for field in fields_of(config_class).values() if not field.help]
     assert not unexplained
     assert len(fields_of(config_class)) <= 15
+    assert main([name, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    bare = [
+        line.strip()
+        for line, following in zip(lines, [*lines[1:], ""], strict=True)
+        if re.fullmatch(r"  --\S+( \S+)?", line) and not following.startswith(" " * 20)
+    ]
+    assert not bare
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -13,15 +13,27 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("path", "classes"), [("sms_spam/sms.tsv", {"ham", "spam"}), ("rotten_tomatoes", {"neg", "pos"})]
+    ("path", "label", "classes"),
+    [
+        ("sms_spam/sms.tsv", None, {"ham", "spam"}),
+        ("rotten_tomatoes", None, {"neg", "pos"}),
+        ("ud_english_ewt", "sentence:Tense", {"Past", "Pres"}),
+    ],
 )
 def test_probe_takes_a_set_as_it_is_found(
-    run_job: Callable[..., Any], client: Any, tmp_path: Path, shared: Path, path: str, classes: set[str]
+    run_job: Callable[..., Any],
+    client: Any,
+    tmp_path: Path,
+    shared: Path,
+    path: str,
+    label: str | None,
+    classes: set[str],
 ) -> None:
     data = str(shared / "data" / path)
+    named = () if label is None else ("--dataset.label", label)
     run = run_job(
-        "probe", "--dataset", data, "--dataset.limit", "200", "--poolers", "mean", "--controls.random_twin", "false"
-    )
+        "probe", "--dataset", data, *named, "--dataset.limit", "200", "--poolers", "mean", "--controls.random_twin", "false"
+    )  # fmt: skip
     assert run.info.status == "FINISHED"
     assert run.data.tags["layerwise.dataset"] == data
     metrics = run.data.metrics

@@ -44,6 +44,8 @@ class ModelConfig:
     random_init: random weights in place of the trained ones: same architecture, same tokenizer.
     random_seed: seed of those weights.
     trust_remote_code: allow code that came with the model to run. Read that code first.
+    model_kwargs: further arguments of transformers' ``from_pretrained``, and fields of the model's own configuration.
+    tokenizer_kwargs: further arguments of the tokenizer's ``from_pretrained``, such as add_prefix_space.
 
     Access tokens come from the environment (``HF_TOKEN``) alone, so that none reaches a file or a tracking server.
     """

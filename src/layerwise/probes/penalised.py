@@ -92,11 +92,16 @@ class LogisticProbe(LinearClassifier):
 class _Ridge:
     """What ridge probes for classes and for targets share."""
 
-    alpha: Path
-    alphas: tuple[float, ...]
-    standardize: bool
-
     alpha_: float
+
+    def __init__(
+        self,
+        alpha: Path = "path",
+        alphas: tuple[float, ...] = RIDGE_PATH,
+        standardize: bool = True,
+        device: str = "auto",
+    ) -> None:
+        self.alpha, self.alphas, self.standardize, self.device = alpha, alphas, standardize, device
 
     def _family(self) -> Hashable:
         return self.standardize
@@ -143,15 +148,6 @@ class RidgeClassifierProbe(_Ridge, LinearClassifier):
 
     probabilistic = False
 
-    def __init__(
-        self,
-        alpha: Path = "path",
-        alphas: tuple[float, ...] = RIDGE_PATH,
-        standardize: bool = True,
-        device: str = "auto",
-    ) -> None:
-        self.alpha, self.alphas, self.standardize, self.device = alpha, alphas, standardize, device
-
     @staticmethod
     def _targets(Y: Labels) -> Floats:
         classes = int(Y.max()) + 1
@@ -163,15 +159,6 @@ class RidgeRegressorProbe(_Ridge, LinearRegressor):
 
     The arguments and attributes are those of ``RidgeClassifierProbe``, without classes.
     """
-
-    def __init__(
-        self,
-        alpha: Path = "path",
-        alphas: tuple[float, ...] = RIDGE_PATH,
-        standardize: bool = True,
-        device: str = "auto",
-    ) -> None:
-        self.alpha, self.alphas, self.standardize, self.device = alpha, alphas, standardize, device
 
     @staticmethod
     def _targets(Y: Labels) -> Floats:

@@ -17,10 +17,10 @@ from layerwise.probes.solvers.training_rows import TrainingRows
 class _Principal:
     """What PCA probes for classes and for targets share."""
 
-    components: int
-    standardize: bool
+    def __init__(self, components: int = 1, standardize: bool = True, device: str = "auto") -> None:
+        self.components, self.standardize, self.device = components, standardize, device
 
-    def _on_components(self, rows: TrainingRows, Y: Labels) -> LinearFits:
+    def _planes(self, rows: TrainingRows, Y: Labels) -> LinearFits:
         """Planes found on each training set's components (n, components), and turned back into the features' space."""
         axes, centre = principal_axes(rows, rows.masks, self.components, self.standardize)
         coef, intercept = [], []
@@ -48,12 +48,6 @@ class PCAClassifierProbe(_Principal, LinearClassifier):
     Attributes: classes_, coef_, intercept_, n_features_in_.
     """
 
-    def __init__(self, components: int = 1, standardize: bool = True, device: str = "auto") -> None:
-        self.components, self.standardize, self.device = components, standardize, device
-
-    def _planes(self, rows: TrainingRows, Y: Labels) -> LinearFits:
-        return self._on_components(rows, Y)
-
     def _small(self, projected: Floats, Y: Labels, mask: Masks) -> tuple[Floats, Floats]:
         coef, intercept = lda_fits(projected, Y, mask[None], shrinkage=None).numpy()
         return coef[0, 0], intercept[0, 0]
@@ -66,12 +60,6 @@ class PCAClassifierProbe(_Principal, LinearClassifier):
 
 class PCARegressorProbe(_Principal, LinearRegressor):
     """Least squares on the leading principal components; arguments as for classes. Attributes: coef_, intercept_."""
-
-    def __init__(self, components: int = 1, standardize: bool = True, device: str = "auto") -> None:
-        self.components, self.standardize, self.device = components, standardize, device
-
-    def _planes(self, rows: TrainingRows, Y: Labels) -> LinearFits:
-        return self._on_components(rows, Y)
 
     def _small(self, projected: Floats, Y: Labels, mask: Masks) -> tuple[Floats, Floats]:
         seen, targets = projected[mask], Y[mask]

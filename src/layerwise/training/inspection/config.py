@@ -12,10 +12,11 @@ from layerwise.errors import UserError
 class Sampling:
     """How a model goes on from a prompt.
 
-    max_new_tokens: how far. samples: how many continuations of each prompt; of beams, the best ones.
+    max_new_tokens: how far.
+    samples: how many continuations of each prompt; of beams, the best ones.
     temperature: the logits are divided by it; 0 takes the likeliest token each time.
-    top_k: then only the k likeliest tokens are drawn from. top_p: then only the fewest tokens that together have this
-        probability (the nucleus; Holtzman et al. 2020).
+    top_k: then only the k likeliest tokens are drawn from.
+    top_p: then only the fewest tokens that together have this probability (the nucleus; Holtzman et al. 2020).
     beams: instead of drawing, a beam search of this width for the continuations that are likeliest per token.
     """
 
