@@ -3,12 +3,14 @@
     python benchmarks/generation.py --model smollm2 --rounds 9
 
 One thread, greedy, with a key-value cache, the same prompts and the same number of new tokens for all. First it is checked that a
-plan that adds nothing writes what the plain model writes, and that steering writes what plain hooks by hand write.
+plan that adds nothing writes what the plain model writes, and that steering writes what plain hooks by hand write. What acting at a
+site costs is also measured by itself, in a block that computes nothing: whole generations differ by more from round to round.
 """
 
 from __future__ import annotations
 
 import argparse
+import timeit
 from typing import Any
 
 import torch
@@ -82,8 +84,26 @@ def main() -> None:
         if torch.equal(by_hand(), plain):
             raise SystemExit("steering changes nothing: a stronger direction is needed.")
         timings = rounds(contestants, flags.rounds)
+        bare = seconds_at_a_site(block, batch.mask.shape[1], vector)
+        with every.generating(batch):
+            tapped = seconds_at_a_site(block, batch.mask.shape[1], vector)
     print(f"{model}\n{len(PROMPTS)} prompts, {flags.tokens} new tokens each")
     print(ratios(timings, "plain generate"))
+    step = min(timings["plain generate"].wall) / flags.tokens
+    print(
+        f"one site and token: {(tapped - bare) * 1e6:.1f} µs; at {layers} layers {(tapped - bare) * layers / step:.2%} of a plain step's {step * 1e3:.0f} ms"
+    )
+
+
+def seconds_at_a_site(block: torch.nn.Module, length: int, like: torch.Tensor) -> float:
+    """Seconds of one call of a block on one new token of each text, were there nothing for it to compute."""
+    computes, block.forward = block.forward, lambda hidden, **rest: hidden  # type: ignore[method-assign]
+    prompt, token = (like.expand(len(PROMPTS), columns, -1).contiguous() for columns in (length, 1))
+    try:
+        block(prompt)  # the prompt's forward comes first
+        return min(timeit.repeat(lambda: block(token), number=200, repeat=50)) / 200
+    finally:
+        block.forward = computes  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
