@@ -6,7 +6,7 @@ long its tensor is, so a step acts on the same tokens with a key-value cache and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from layerwise.interventions.operations.base import Row
 from layerwise.interventions.operations.swaps import Kept
 from layerwise.interventions.plan import When
 from layerwise.interventions.units import Unit
+from layerwise.models.taps import Read, nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +119,18 @@ class Writer:
 
     def _moved_prompts(self, value: Tensor) -> Tensor:
         """The prompts with constants added: no row is taken out and put back."""
-        self.constants = [(act, move.view(value.shape[2:])) for act, move in self.constants or []]
-        for act, move in self.constants:
+        for act, move in self.constants or ():
             if act.cells is not None:
                 there = act.cells.mask(self.length).repeat_interleave(len(value) // self.n, 0)
                 there = there.view(*there.shape, *[1] * (value.dim() - 2))
-                value = torch.where(there, (value + move).to(value.dtype), value)
+                value = torch.where(there, (value + move.view(value.shape[2:])).to(value.dtype), value)
         return value
 
     def _moved_token(self, value: Tensor, number: int) -> Tensor:
         """New token ``number`` of each text with constants added; this runs once a layer and token, so it does nothing else."""
         for act, move in self.constants or ():
             if act.when.on_token(number):
-                new = value + move
+                new = value + (move if move.dim() + 2 == value.dim() else move.view(value.shape[2:]))
                 value = new if new.dtype == value.dtype else new.to(value.dtype)
         return value
 
@@ -243,14 +243,14 @@ def _kept(rows: Tensor, chosen: Tensor | None) -> Tensor:
     return rows[chosen].reshape(len(rows), -1)
 
 
-def inputs_of(acts: list[Act], inputs: dict[str, Tensor]) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Reads that put the module inputs which some acts take into ``inputs``, by tap."""
+def inputs_of(units: Iterable[Unit], inputs: dict[str, Tensor]) -> dict[str, Read]:
+    """Reads that put the module inputs which some units take into ``inputs``, by tap."""
 
     def keeping(name: str) -> Callable[[Tensor], Tensor]:
         def keep(value: Tensor) -> Tensor:
             inputs[name] = value
-            return value.new_empty(0)
+            return nothing(value)
 
         return keep
 
-    return {act.unit.inner: keeping(act.unit.inner) for act in acts if act.unit.inner}
+    return {unit.inner: keeping(unit.inner) for unit in units if unit.inner}

@@ -45,6 +45,7 @@ class When:
 
     @property
     def on_prompt(self) -> bool:
+        """Whether it acts on the tokens of the prompt."""
         return self.text in ("prompt", "every")
 
     def on_token(self, number: int) -> bool:

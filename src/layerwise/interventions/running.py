@@ -22,7 +22,7 @@ from layerwise.interventions.positions import PerText, Positions
 from layerwise.interventions.prompts import Prompts, as_prompts
 from layerwise.interventions.units import Place, Unit, chosen_numbers, unknown_step
 from layerwise.models.batch import Batch
-from layerwise.models.taps import Read, Write, run
+from layerwise.models.taps import Read, Write, nothing, run
 
 Run = Prompts | Batch | Sequence[str]
 Given = Run | Tensor | Mapping[str, Tensor] | None  # of a source: a run, stored values, those by step, or left out
@@ -118,9 +118,7 @@ class Running:
         for unit in wanted:
             by_site.setdefault(unit.read.site, []).append((unit, self._cells(unit, name, reading=True)))
         # A pass ends with its last read, so what a step keeps is asked for too.
-        reads = {
-            act.unit.place.site: _nothing for act in taps.acts if isinstance(act.unit.operation, Kept)
-        } | taps.reads
+        reads = {act.unit.place.site: nothing for act in taps.acts if isinstance(act.unit.operation, Kept)} | taps.reads
         for site, asked in by_site.items():
             reads[site] = self._reader(site, asked, name, len(prompts), taps.reads.get(site))
         run(self.model, prompts.batch, reads, taps.writes, grad=trains and torch.is_grad_enabled())
@@ -133,7 +131,7 @@ class Running:
                 also(value)
             for unit, cells in asked:
                 self._values[name, unit] = self._repeated(taken(value, unit.read, cells, self._tokens(name)), n)
-            return value.new_empty(0)
+            return nothing(value)
 
         return read
 
@@ -190,7 +188,7 @@ class Running:
                 length = 1
             writes[site] = Writer(there, len(prompts), length, inputs, plain=self.plain, measure=self.request.measure)
         self.acts += acts
-        return Taps(dict(inputs_of(acts, inputs)), writes, acts)
+        return Taps(inputs_of((act.unit for act in acts), inputs), writes, acts)
 
     def _act(self, unit: Unit, name: str) -> Act:
         step, n = unit.step, len(self.runs[name])
@@ -216,10 +214,6 @@ class Running:
             groups = source.rows.split(source.counts)
             source = Source(torch.cat([groups[donor] for donor in donors]), [source.counts[donor] for donor in donors])
         return source
-
-
-def _nothing(value: Tensor) -> Tensor:
-    return value.new_empty(0)
 
 
 def taken(value: Tensor, place: Place, cells: Cells, tokens: int | None) -> Source:

@@ -8,7 +8,7 @@ on the same tensors, so the model and what became of it can be compared side by 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from layerwise.errors import UserError
 from layerwise.files import digest
+from layerwise.interventions.acting import inputs_of
 from layerwise.interventions.cells import put, seen, take, unseen
 from layerwise.interventions.intervened import Intervened
 from layerwise.interventions.operations.base import Row
@@ -101,7 +102,7 @@ def under_plan(
     writes: dict[str, Write] = {}
     for site in dict.fromkeys(unit.place.site for unit in intervened.units):
         writes[site] = _standing([unit for unit in intervened.units if unit.place.site == site], inputs)
-    reads = {unit.inner: _keeping(unit.inner, inputs) for unit in intervened.units if unit.inner}
+    reads = inputs_of(intervened.units, inputs)
     mark = digest([plan.plain(), weights_digest(intervened.operations), name if given else ""])
     changed = ModelUnderPlan(model, name, mark)
     with tapped(changed, reads, writes):
@@ -139,11 +140,3 @@ def _standing(units: Sequence[Unit], inputs: dict[str, Tensor]) -> Write:
         return value
 
     return write
-
-
-def _keeping(name: str, inputs: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    def keep(value: Tensor) -> Tensor:
-        inputs[name] = value
-        return value.new_empty(0)
-
-    return keep

@@ -28,6 +28,11 @@ Read = Callable[[Tensor], Tensor] | None  # None keeps the whole tensor
 Write = Callable[[Tensor], Tensor]
 
 
+def nothing(value: Tensor) -> Tensor:
+    """A read that keeps nothing: the forward goes as far as its site."""
+    return value.new_empty(0)
+
+
 class Tappable(Protocol):
     """What taps need of a model: its module and the map of its sites."""
 

@@ -87,6 +87,7 @@ class Alignment:
 
     @property
     def means(self) -> Means:
+        """The tokens of a forward, half of the memory for each side, and the store."""
         return Means(budget_of(self.model.device, self.token_budget), self.memory // 2, self.store)
 
     def plans(

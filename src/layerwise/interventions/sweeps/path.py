@@ -23,7 +23,7 @@ from layerwise.interventions.sweeps.ledger import Ledgers
 from layerwise.interventions.sweeps.sweep import Act, Chunk, Done, Swept, Values, sweep
 from layerwise.models.names import parse_site
 from layerwise.models.rest import run_rest
-from layerwise.models.taps import Write, run
+from layerwise.models.taps import Write, nothing, run
 
 RECEIVING = ("q", "k", "v", "mlp_out")
 SENDING = ("z", "mlp_out", "attn_out")
@@ -148,15 +148,11 @@ class _Act:
             return rerun.base.expand(copies, -1)
         hearing = {site: _hearing(heard, site, doing.get(site)) for site in later}
         last = f"resid_post.{max(parse_site(site).layer or 0 for site in later)}"
-        run_rest(self.model, kept, group.layer, group.column, copies, {last: _nothing}, {**doing, **hearing})
+        run_rest(self.model, kept, group.layer, group.column, copies, {last: nothing}, {**doing, **hearing})
         layer = min(parse_site(site).layer or 0 for site in later)
         return rerun.rest(
             layer, group.column, copies, {site: _saying(heard[site], heads) for site, heads in later.items()}
         )
-
-
-def _nothing(value: Tensor) -> Tensor:
-    return value.new_empty(0)
 
 
 def _holding(value: Tensor) -> Write:

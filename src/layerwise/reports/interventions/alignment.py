@@ -10,7 +10,7 @@ import pandas as pd
 from layerwise.reports.charts import Chart, LineChart, Series
 from layerwise.reports.heat_map import HeatMap
 
-BESIDE = {"control": "random basis", "whole": "all of it", "before": "before the model was trained"}
+BESIDE = {"control": "random basis", "whole": "all of it", "before": "before training"}
 ACCURACY = "interchange intervention accuracy"
 SMOOTHED = 20  # points of a loss curve
 
