@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from layerwise.models.batch import SHIFT_INVARIANT, Ids, make_batch
 from layerwise.models.continuations import Continuation
 from layerwise.models.model import LanguageModel
 from layerwise.models.taps import single_pass
+from layerwise.models.tried import tried_once
 
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention")
 
@@ -107,16 +108,15 @@ def run_rows(model: LanguageModel, rows: list[Row]) -> Tensor:
     return logits
 
 
-_tried: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+def _attention(model: LanguageModel) -> str:
+    """The attention function, which taps change for a time."""
+    return str(getattr(config_of(model.module), "_attn_implementation", ""))
 
 
+@partial(tried_once, kind=_attention)
 def can_share(model: LanguageModel) -> bool:
-    """Whether several texts of one beginning can go through the model in one row; tried once per model, with numbers."""
-    attention = str(getattr(config_of(model.module), "_attn_implementation", ""))  # taps change it for a time
-    tried = _tried.setdefault(model.module, {})
-    if attention not in tried:
-        tried[attention] = _takes_positions(model.module, attention) and _packing_holds(model)
-    return tried[attention]
+    """Whether several texts of one beginning can go through the model in one row; tried once per model and attention, with numbers."""
+    return _takes_positions(model.module, _attention(model)) and _packing_holds(model)
 
 
 def _takes_positions(module: nn.Module, attention: str) -> bool:
@@ -146,10 +146,7 @@ def _packing_holds(model: LanguageModel) -> bool:
     row = make_row(0, group, [0, 1, 2])
     batch = make_batch(model, Ids([text.ids for text in group]), range(3))
     alone = model.module(**batch.inputs, **single_pass(model.module, model.module)).logits
-    try:
-        together = run_rows(model, [row])[0]
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
-        return False
+    together = run_rows(model, [row])[0]
     tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.25
     for text, reads, expected in zip(group, row.reads, alone, strict=True):
         want = expected[: len(text.ids) - 1].float().log_softmax(-1)

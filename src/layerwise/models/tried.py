@@ -13,17 +13,26 @@ from torch import nn
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
 
-def tried_once(trial: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """``trial(model)``, called once for each module; a model that it cannot run on does not have the mechanism."""
-    known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+def _of_one_kind(model: Any) -> str:
+    """What is tried holds for a model whatever it is set to."""
+    return ""
+
+
+def tried_once(trial: Callable[[Any], bool], kind: Callable[[Any], str] = _of_one_kind) -> Callable[[Any], bool]:
+    """``trial(model)``, called once for each module; a model that it cannot run on does not have the mechanism.
+
+    ``kind(model)`` tells apart what a module may be set to for a time: it is tried once for each.
+    """
+    known: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
     @wraps(trial)
     def has(model: Any) -> bool:
-        if model.module not in known:
+        of_kinds, now = known.setdefault(model.module, {}), kind(model)
+        if now not in of_kinds:
             try:
-                known[model.module] = trial(model)
+                of_kinds[now] = trial(model)
             except _REFUSALS:
-                known[model.module] = False
-        return known[model.module]
+                of_kinds[now] = False
+        return of_kinds[now]
 
     return has
