@@ -119,27 +119,18 @@ def _train(name: str, training: TrainConfig, metric: str, tracker: Tracker) -> t
     from layerwise.jobs.train import run as train
     from layerwise.tracking.children import ChildTracker
     from layerwise.tracking.run import Reused
+    from layerwise.tracking.trials import ending
     from layerwise.training.trainer import Diverged
 
     child = ChildTracker(tracker, "train", training, {"ablation": name})
     try:
-        train(training, child)
+        with ending(child):
+            train(training, child)
+        run_id = child.run_id
     except Reused as reused:
         run_id = reused.run_id
-    except Diverged as error:
-        child.end("FAILED", str(error))
+    except Diverged:
         return child.run_id, float("nan")
-    except Exception as error:
-        if child.started:
-            child.end("FAILED", str(error))
-        raise
-    except BaseException:
-        if child.started:
-            child.end("KILLED")
-        raise
-    else:
-        child.end("FINISHED")
-        run_id = child.run_id
     found = tracker.client.get_run(run_id).data.metrics
     if metric not in found:
         raise unknown("metric of a training", metric, [key for key in found if not key.startswith("system/")])

@@ -167,11 +167,12 @@ def adopted(tracker: Tracker, run_id: str | None) -> Iterator[Tracker]:
 
 @contextmanager
 def ending(tracker: Tracker) -> Iterator[None]:
-    """End a run as what happens within ends."""
+    """End a run as what happens within ends; one that has not begun by then is not made for it."""
     try:
         yield
     except Exception as error:
-        tracker.end("FAILED", str(error))
+        if tracker.started:
+            tracker.end("FAILED", str(error))
         raise
     except BaseException:
         if tracker.started:
