@@ -185,7 +185,9 @@ def test_a_diverged_training_keeps_its_last_good_checkpoint(
     assert kept.fingerprint == last.fingerprint
 
 
-def test_questions_are_scored_at_each_evaluation(train: Callable[..., Any], client: Any, tmp_path: Path) -> None:
+def test_questions_are_scored_at_each_evaluation(
+    train: Callable[..., Any], client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "exam.jsonl").write_text(
         "".join(
             json.dumps({"prompt": f"{one}>", "options": [one, other], "truth": 0}) + "\n"
@@ -193,6 +195,7 @@ def test_questions_are_scored_at_each_evaluation(train: Callable[..., Any], clie
         )
     )
     run = train("--training.steps", "20", "--evaluation.every", "10", "--questions", "exam.jsonl")
+    assert "the tokenizer does not know" not in capsys.readouterr().out
     found = {name: history(client, run, f"exam/{name}") for name in ("accuracy", "exact_match", "loss")}
     assert all(list(values) == [0, 10, 20] for values in found.values())
     register()
@@ -200,6 +203,9 @@ def test_questions_are_scored_at_each_evaluation(train: Callable[..., Any], clie
     again = scores(items, behave(load_model(f"runs:/{run.info.run_id}"), items, progress=False))
     assert again == pytest.approx({name: values[20] for name, values in found.items()}, rel=1e-5)
     assert {given.dataset.name for given in run.inputs.dataset_inputs} == {"copy", "exam"}
+    (tmp_path / "greek.jsonl").write_text(json.dumps({"prompt": "Ω>", "options": ["a", "b"], "truth": 0}))
+    train("--training.steps", "1", "--questions", "greek.jsonl")
+    assert "1 of 3 prompts and options of greek hold what the tokenizer does not know" in capsys.readouterr().out
 
 
 def test_a_search_of_trainings_prunes_by_their_curves(
@@ -275,16 +281,41 @@ seeds: 2
     assert changes.loc["wider", "low"] < changes.loc["wider", "difference"] < changes.loc["wider", "high"]
     assert "no_learning" in capsys.readouterr().out
     # Given again with one change more, what is trained already is not trained again.
-    text = (
-        (tmp_path / "ablation.yaml")
-        .read_text()
-        .replace("seeds: 2", "  deeper: {model.n_layers: 2}\nseeds: 2")
-        .replace("changes:\n", "changes:\n")
-    )
-    (tmp_path / "more.yaml").write_text(text.replace("seeds: 2\n", "").replace("  deeper", "  deeper") + "seeds: 2\n")
+    text = (tmp_path / "ablation.yaml").read_text()
+    (tmp_path / "more.yaml").write_text(text.replace("seeds: 2", "  deeper: {model.n_layers: 2}\nseeds: 2"))
     run_job("ablate", "--config", "more.yaml", model=False)
     runs = client.search_runs(["0"], "tags.`layerwise.ablation` LIKE '%'")
     assert len(runs) == 6 + 2
+
+
+def test_a_change_that_diverges_is_left_out_and_one_that_cannot_be_made_ends_the_ablation(
+    database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its run says so; of a training that never began there is none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    (tmp_path / "broken.py").write_text(
+        "def loss(outputs, labels, **_):\n    return outputs.logits.sum() * float('nan')\n"
+    )
+    base = {
+        "data": {"options": {"max_length": 3, "letters": 12}, "train": 100, "validation": 20, "test": 0},
+        "context": 10, "model": {"n_layers": 1, "n_heads": 2, "width": 16}, "training": {"steps": 4, "batch_size": 16},
+        "evaluation": {"every": 4, "answers": 0, "texts": 0}, "checkpoints": {"every": 0},
+    }  # fmt: skip
+
+    def ablate(name: str, change: dict[str, Any]) -> tuple[int, Any, list[str]]:
+        (tmp_path / "ablation.yaml").write_text(json.dumps({"base": base, "changes": {name: change}, "seeds": 2}))
+        code = main(["ablate", "--config", "ablation.yaml"])
+        [run] = client.search_runs(["0"], f"tags.`mlflow.runName` = 'ablate: {name}'")
+        children = client.search_runs(["0"], f"tags.`layerwise.ablation` = '{name}'")
+        return code, run, [child.info.status for child in children]
+
+    code, run, children = ablate("broken", {"changes.loss": "broken.py:loss"})
+    assert (code, run.info.status, children) == (0, "FINISHED", ["FAILED", "FAILED"])
+    assert "broken, seed 1: diverged, left out" in capsys.readouterr().out
+    code, run, children = ablate("uneven", {"model.width": 15})
+    assert (code, run.info.status, children) == (2, "FAILED", [])
+    assert "do not divide" in run.data.tags["layerwise.error"]
 
 
 @pytest.mark.parametrize(
@@ -301,8 +332,16 @@ seeds: 2
         (["--changes.freeze_layers", "2"], "changes.freeze_layers 2: the model has 1"),
         (["--schedule.warmup_steps", "50", "--training.steps", "10"], "schedule.warmup_steps: 50 of only 10 steps"),
         (["--checkpoints.best", "--checkpoints.every", "3", "--training.steps", "40"], "no multiple of 4 steps"),
+        (["--checkpoints.best", "--checkpoints.every", "0"], "checkpoints.best needs a checkpoint at evaluations"),
         (["--data", "files", "--data.path", "empty.txt"], "empty"),
         (["--questions", "nothing.jsonl"], "nothing.jsonl"),
+        (
+            ["--model.score_scale", "2", "--model.score_scale_token", "999"],
+            "score_scale_token must be a token id, 0 to",
+        ),
+        (["--stopping.exact_match", "0.9", "--evaluation.answers", "0"], "never be reached: evaluation.answers is 0"),
+        (["--stopping.exact_match", "99"], "a share of answers, at most 1: got 99"),
+        (["--evaluation.prompts", "Ω"], "Ω"),
     ],
 )
 def test_mistakes_are_explained(

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,11 @@ def name_of_data(config: TrainConfig) -> str:
 def name_of_model(config: TrainConfig) -> str:
     """``smollm2``, ``gpt2``, or the sizes of one built here."""
     model: Any = config.model
-    return (
-        model.name if hasattr(model, "name") else f"{model.n_layers} layers, {model.n_heads} heads, width {model.width}"
-    )
+    if hasattr(model, "name"):
+        return str(model.name)
+    counts = ((model.n_layers, "layer"), (model.n_heads, "head"))
+    sizes = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts]
+    return ", ".join([*sizes, f"width {model.width}"])
 
 
 @dataclass
@@ -179,7 +182,7 @@ def recording(config: TrainConfig, data: PreparedData, tracker: Tracker) -> Iter
 
     Raises Reused where a finished run did this very work, UserError where another process is at it.
     """
-    items = _questions(config)
+    items = _questions(config, data)
     identity = {"data": data.digest, **({"questions": digest([one.digest() for one in items])} if items else {})}
     if isinstance(tracker, TrialTracker):  # a trial is tried again as a whole
         with tempfile.TemporaryDirectory() as temporary:
@@ -234,10 +237,22 @@ def _begun(recorded: Recorded) -> Recorded:
     return recorded
 
 
-def _questions(config: TrainConfig) -> list[Items]:
+def _questions(config: TrainConfig, data: PreparedData) -> list[Items]:
+    """The sets to be scored; what the model's tokenizer cannot read of them is told."""
     from layerwise.comparison.loading import load_items
+    from layerwise.training.tokenizers import unknown_id
 
-    return [load_items(one) for one in config.questions] if is_main() else []
+    found = [load_items(one) for one in config.questions] if is_main() else []
+    unknown = unknown_id(data.tokenizer)
+    for items in found if unknown is not None else []:
+        coded = data.tokenizer([*items.prompts, *chain(*items.options)], add_special_tokens=False)["input_ids"]
+        if unread := sum(unknown in ids for ids in coded):
+            print(
+                f"note: {unread:,} of {len(coded):,} prompts and options of {items.name} hold what the tokenizer does not know; "
+                f"the model reads it as {data.tokenizer.unk_token}.",
+                flush=True,
+            )
+    return found
 
 
 def _folder(config: TrainConfig, data: PreparedData) -> Path:

@@ -110,6 +110,8 @@ class StoppingConfig:
             stopping__samples=self.samples, stopping__exact_match=self.exact_match,
         )  # fmt: skip
         not_negative(stopping__improvement=self.improvement)
+        if self.exact_match is not None and self.exact_match > 1:
+            raise UserError(f"stopping.exact_match is a share of answers, at most 1: got {self.exact_match}.")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from layerwise.training.measuring import collate
 from layerwise.training.optimization_config import Plateau
 from layerwise.training.prepared import PreparedData
 from layerwise.training.schedules import WarmUp
+from layerwise.training.tokenizers import encode
 from layerwise.training.trainer import ModelTrainer, arguments
 from layerwise.training.writing import Written, answers, language_model, texts
 
@@ -102,7 +103,7 @@ def fit(
 def planned_steps(config: FitConfig, rows: int | None, processes: int = 1) -> int:
     """How many optimizer steps a training has. ``rows``: of the training data, None where nobody knows.
 
-    Raises UserError where the steps must be given, or there is not a row for each process.
+    Raises UserError where the steps must be given.
     """
     training = config.training
     if training.steps is not None:
@@ -128,10 +129,9 @@ def prepare_trainer(
     steps = planned_steps(config, None if streamed else len(data.train), together())  # type: ignore[arg-type]
     every = evaluation.every or max(1, steps // EVALUATIONS)
     save = every if checkpoints.every is None else checkpoints.every
-    if checkpoints.best and save % every:
-        raise UserError(
-            f"checkpoints.best needs a checkpoint at evaluations: checkpoints.every {save} is no multiple of {every} steps."
-        )
+    _check_ends(config, data, every, save)
+    for prompt in evaluation.prompts:
+        encode(data.tokenizer, prompt)  # says what of it the tokenizer does not know
     args = arguments(
         folder,
         max_steps=steps if training.steps is not None else -1,
@@ -259,6 +259,17 @@ def _check_precision(config: FitConfig) -> None:
         raise UserError(
             "training.precision fp16 needs a GPU: its gradients are scaled there. On the CPU take bf16 or fp32."
         )
+
+
+def _check_ends(config: FitConfig, data: PreparedData, every: int, save: int) -> None:
+    """Raises UserError for an end that cannot come: the best of no checkpoints, exact answers that nobody asks for."""
+    if config.checkpoints.best and (not save or save % every):
+        raise UserError(
+            f"checkpoints.best needs a checkpoint at evaluations: checkpoints.every {save} is no multiple of {every} steps."
+        )
+    if config.stopping.exact_match is not None and (data.task is None or not config.evaluation.answers):
+        what = "texts have no answers that could be exact" if data.task is None else "evaluation.answers is 0"
+        raise UserError(f"stopping.exact_match would never be reached: {what}.")
 
 
 def _own(path: str) -> Any:

@@ -9,9 +9,13 @@ import torch
 from layerwise.errors import UserError
 from layerwise.models.generation import continue_texts
 from layerwise.models.model import LanguageModel
+from layerwise.training.build import build_model
+from layerwise.training.data_config import Characters, TaskData
 from layerwise.training.inspection.config import Sampling
 from layerwise.training.inspection.next_token import next_tokens
 from layerwise.training.inspection.sampling import sample
+from layerwise.training.model_config import BuiltModel
+from layerwise.training.prepared import prepare_data
 
 PROMPT = "the city of"
 
@@ -59,7 +63,8 @@ def test_nucleus_is_taken_after_the_temperature(model: LanguageModel) -> None:
 def test_temperature_zero_is_greedy(model: LanguageModel) -> None:
     prompts = ["the city of paris is in", "a dog", "one two three"]
     found = sample(model, prompts, Sampling(8, temperature=0))
-    assert [row[0].text for row in found] == continue_texts(model, prompts, max_new_tokens=8)
+    texts = [model.tokenizer.decode(row[0].ids, skip_special_tokens=True) for row in found]
+    assert texts == continue_texts(model, prompts, max_new_tokens=8)
 
 
 def test_one_by_one_as_in_a_batch(model: LanguageModel) -> None:
@@ -134,3 +139,13 @@ def test_what_cannot_be(options: dict[str, float], message: str) -> None:
 def test_too_long(model: LanguageModel) -> None:
     with pytest.raises(UserError, match="over the 64"):
         sample(model, ["a dog"], Sampling(63))
+
+
+def test_what_is_written_reads_on_from_the_prompt() -> None:
+    """A tokenizer of words drops the space before a first word; behind the prompt it is there."""
+    data = prepare_data(TaskData("induction", {"symbols": 20}, train=20, validation=5, test=5), Characters(), 44)
+    module = build_model(BuiltModel(n_layers=1, n_heads=1, width=8), data.tokenizer, 44, 0).eval()
+    model = LanguageModel(module, data.tokenizer, "untrained")
+    [[found]] = sample(model, ["3 1 4"], Sampling(max_new_tokens=3, temperature=0))
+    ids = data.tokenizer.encode("3 1 4", add_special_tokens=False)
+    assert "3 1 4" + found.text == data.tokenizer.decode([*ids, *found.ids], skip_special_tokens=True)

@@ -248,6 +248,10 @@ def _check_sizes(config: LayerwiseConfig) -> None:
     wrong = [layer for layer in config.relu_after if not 0 <= layer < config.n_layers]
     if wrong:
         raise UserError(f"relu_after names layer {wrong[0]}: layers are 0 to {config.n_layers - 1}.")
+    if config.score_scale_token is not None and not 0 <= config.score_scale_token < config.vocab_size:
+        raise UserError(
+            f"score_scale_token must be a token id, 0 to {config.vocab_size - 1} here, got {config.score_scale_token}."
+        )
     if config.experts and not 1 <= config.experts_per_token <= config.experts:
         raise UserError(f"experts_per_token must be 1 to {config.experts} (experts), got {config.experts_per_token}.")
 

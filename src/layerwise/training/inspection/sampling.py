@@ -122,13 +122,24 @@ def _samples(
     return [
         Sample(
             row.prompt,
-            model.tokenizer.decode(ids, skip_special_tokens=True),
+            _text(model, row, ids),
             tuple(ids),
             float(of_row.log_p[-len(ids) :].sum()),
             bool(ids) and ids[-1] in ends,
         )
         for (row, ids), [of_row] in zip(pairs, scores, strict=True)
     ]
+
+
+def _text(model: LanguageModel, row: Reading, ids: list[int]) -> str:
+    """The written tokens as text behind the prompt: by themselves, many tokenizers drop the space before a first word."""
+    alone: str = model.tokenizer.decode(ids, skip_special_tokens=True)
+    if model.is_encoder_decoder or not len(row.ids):
+        return alone
+    last = int(row.ids[-1])
+    before: str = model.tokenizer.decode([last], skip_special_tokens=True)
+    behind: str = model.tokenizer.decode([last, *ids], skip_special_tokens=True)
+    return behind[len(before) :] if behind.startswith(before) else alone
 
 
 def _continuation(model: LanguageModel, row: Reading, ids: list[int]) -> Continuation:
