@@ -69,7 +69,7 @@ def test_mistakes_are_said(speaking, sides) -> None:
     ):
         with pytest.raises(UserError, match=message):
             find_cells(Positions(text), sides[0], "a step")
-    with pytest.raises(UserError, match="Name them: .* prompts"):
+    with pytest.raises(UserError, match=r"Name them: .* prompts"):
         find_cells(Positions("part:x"), as_prompts(speaking, TEXTS), "a step")
     with pytest.raises(UserError, match="stands 2 times"):
         prompts(speaking, ["the city the"], parts=[{"a": "the"}])
