@@ -103,7 +103,7 @@ def test_a_second_time_the_finished_run_is_reused_unless_the_store_was_lost(job,
         (("--sites", "resid_post.9"), "layer 9 in 'resid_post.9' is out of range"),
         (("--poolers", "men"), "men"),
         (("--dtype", "float8"), "float8"),
-        (("--token_budget", "0"), "the token budget must be at least 1"),
+        (("--token_budget", "0"), "token_budget must be at least 1, got"),
     ],
 )
 def test_mistakes_end_the_run_with_the_reason(job, flags, message) -> None:
