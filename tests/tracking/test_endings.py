@@ -114,6 +114,13 @@ def test_a_signal_ends_the_run_as_killed(client, tmp_path, number, code, given):
     assert "Traceback" not in err
 
 
+def test_a_signal_that_an_import_made_an_error_of_still_ends_the_run_as_killed(client, tiny):
+    outcome = tiny("--action", "stopped")
+    assert outcome.code == 143
+    assert only_run(client).info.status == "KILLED"
+    assert outcome.err == "layerwise: stopped by SIGTERM.\n"
+
+
 @pytest.mark.slow
 def test_what_a_kill_left_running_is_ended_by_the_run_that_does_its_work_and_by_no_other(client, tmp_path, tiny):
     first = start(tmp_path, "--action", "wait")

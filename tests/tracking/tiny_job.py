@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from layerwise.jobs import JobEntry
 class TinyConfig:
     """A tiny job.
 
-    action: what to do: finish, wait, mistake or defect.
+    action: what to do: finish, wait, mistake, defect, or stopped (a signal comes while an extension is imported).
     value: the accuracy it pretends to have found.
     """
 
@@ -36,6 +37,11 @@ def run(config: TinyConfig, tracker: Any) -> None:
     tracker.begin(model="weights", data="texts")
     if config.action == "defect":
         raise RuntimeError("an index went wrong")
+    if config.action == "stopped":
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise ImportError("initialization failed") from None
     if config.action == "wait":
         tracker.metrics({"train/loss": 1.0}, step=1)
         tracker.metrics({"train/loss": 0.5}, step=2)

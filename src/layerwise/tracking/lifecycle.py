@@ -57,24 +57,29 @@ class Job:
 
     def execute(self, work: Callable[[Job], None]) -> int:
         """Do the work and end the run; returns the exit code."""
-        with _signals_raise():
+        with _signals_raise() as heard:
             try:
                 work(self)
                 self._finish()
                 return 0
             except Stopped as stop:
-                _ignore_signals()
-                _say(f"stopped by {stop}.")
-                self._end("KILLED")
-                if "MLFLOW_RUN_ID" in os.environ:
-                    keep_killed(os.environ["MLFLOW_RUN_ID"])
-                return 128 + stop.number
+                return self._stopped(stop)
             except Exception as error:
+                if heard:  # an extension that is stopped while it is imported makes an ImportError of it
+                    return self._stopped(heard[0])
                 _ignore_signals()
                 if reused := _as_reused(error):
                     return self._end_reused(*reused)
                 mistake = _as_mistake(error)
                 return self._defect(error) if mistake is None else self._mistake(mistake)
+
+    def _stopped(self, stop: Stopped) -> int:
+        _ignore_signals()
+        _say(f"stopped by {stop}.")
+        self._end("KILLED")
+        if "MLFLOW_RUN_ID" in os.environ:
+            keep_killed(os.environ["MLFLOW_RUN_ID"])
+        return 128 + stop.number
 
     def _mistake(self, error: UserError) -> int:
         _say(f"error: {error}")
@@ -152,10 +157,12 @@ def _end_given_run(run_id: str, status: str, reason: str | None) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Within, the first Ctrl-C, SIGTERM or hang-up raises Stopped; what was there before is put back."""
+def _signals_raise() -> Iterator[list[Stopped]]:
+    """Within, the first Ctrl-C, SIGTERM or hang-up raises Stopped; what was there before is put back.
 
-    owner = os.getpid()
+    Yields a list that will hold what was raised, for code on the way may make another error of it.
+    """
+    owner, heard = os.getpid(), list[Stopped]()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker being ended is not the job being stopped
@@ -163,13 +170,14 @@ def _signals_raise() -> Iterator[None]:
             os.kill(os.getpid(), number)
             return
         _ignore_signals()
-        raise Stopped(number)
+        heard.append(Stopped(number))
+        raise heard[0]
 
     # A signal that is ignored stays so: nohup and background jobs of a script ask for that.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
+    listened = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in listened}
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)  # also undoes the ignoring below
