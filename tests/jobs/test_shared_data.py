@@ -41,6 +41,6 @@ def test_probe_takes_a_set_as_it_is_found(
     judged = pd.read_parquet(
         client.download_artifacts(run.info.run_id, "tables/test_predictions.parquet", str(tmp_path))
     )
-    assert len(judged) == 50
+    assert 50 <= len(judged) < 100  # a quarter, or the split that the set brings
     assert set(judged["label"]) <= classes, judged.columns
     assert metrics["test/accuracy"] == pytest.approx((judged["label"] == judged["predicted"]).mean())
